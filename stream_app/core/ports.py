@@ -1,0 +1,58 @@
+"""The things the core needs from outside, as protocols.  Each has an in-memory twin for tests."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.core.records import ScoredItem
+from stream_app.core.session import SessionState
+from stream_app.core.vocabulary import ItemVocabulary
+
+StateRows = NDArray[np.uint8]
+"""Model states, one session a row: uint8 [n, state_size_bytes], the tensors of the manifest in its
+order, little-endian.  The worker moves these bytes and does not know what is in them."""
+
+
+class Scorer(Protocol):
+    """One live model.  Rows of a batch do not influence each other, bit for bit."""
+
+    @property
+    def model_version(self) -> str: ...
+    @property
+    def vocabulary(self) -> ItemVocabulary: ...
+    @property
+    def state_size_bytes(self) -> int: ...
+
+    def step(self, states: StateRows, item_indexes: NDArray[np.int64]) -> StateRows:
+        """States after one more click each.  item_indexes: int64 [n].  Zeros are a fresh session."""
+        ...
+
+    def top_k(
+        self, states: StateRows, k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Best `min(k, n_items)` items of each row, best first: scores, item indexes; both [n, k]."""
+        ...
+
+
+class SessionStore(Protocol):
+    """Where session states live between clicks, by (partition, session id)."""
+
+    def get_many(self, keys: Sequence[tuple[int, str]]) -> list[SessionState | None]: ...
+    def put_many(self, states: dict[tuple[int, str], SessionState | None]) -> None:
+        """None removes a session."""
+        ...
+
+
+class Popularity(Protocol):
+    """What is popular right now, for answers without a model."""
+
+    @property
+    def version(self) -> int | None:
+        """Version of the statistics, None if none was read."""
+        ...
+
+    def top(self, k: int) -> Sequence[ScoredItem]:
+        """Best `k`, ranks from 1; score: share of recent clicks, rounded to 5 significant digits."""
+        ...

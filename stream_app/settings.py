@@ -1,0 +1,270 @@
+"""Every setting of nextclick, once: flag over environment over `nextclick.toml` over default.
+
+A setting has one dotted name everywhere: `kafka.bootstrap_servers` is the flag
+`--kafka-bootstrap-servers` (or `--set kafka.bootstrap_servers=...`), the variable
+`NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS` and `bootstrap_servers` under `[kafka]` in the file.
+Read once, in the CLI, and passed down; nothing else looks at the environment.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stream_app.core.errors import ConfigurationError
+from stream_app.core.session import SessionLimits
+
+ENVIRONMENT_PREFIX: Final = "NEXTCLICK_"
+SETTINGS_FILE: Final = "nextclick.toml"
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class KafkaSettings(Group):
+    bootstrap_servers: str = "localhost:9092"
+    """Brokers to ask first, `host:port`, comma-separated."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How to talk to the broker."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How to prove who we are, where the protocol is SASL_*."""
+    sasl_username: str = ""
+    """User name for SASL."""
+    sasl_password: str = Field(default="", repr=False)
+    """Password for SASL; from the environment or `sasl_password_file`, never a flag."""
+    sasl_password_file: Path | None = None
+    """File that holds the SASL password."""
+    ssl_cafile: Path | None = None
+    """Certificate authority of the broker's certificate, PEM; the system's when unset."""
+    ssl_certfile: Path | None = None
+    """Our own certificate, PEM, where the broker asks for one."""
+    ssl_keyfile: Path | None = None
+    """Key of our own certificate, PEM."""
+    client_id: str = "nextclick"
+    """Name we show to the broker."""
+    group_id: str = "nextclick-worker"
+    """Consumer group of the workers; other processes append their own name."""
+
+
+class TopicSettings(Group):
+    clicks: str = "nextclick.clicks.v1"
+    """Clicks come from here."""
+    recommendations: str = "nextclick.recommendations.v1"
+    """Answers go here, partition by partition."""
+    dead_letters: str = "nextclick.clicks.v1.dlq"
+    """Clicks that cannot be used go here, untouched, with the reason."""
+    releases: str = "nextclick.model-releases.v1"
+    """Which model version is live (compacted)."""
+    sessions: str = "nextclick.sessions.v1"
+    """Changelog of the session states (compacted)."""
+    statistics: str = "nextclick.item-statistics.v1"
+    """What the aggregator learned of the items (compacted)."""
+    partitions: int = Field(default=4, ge=1, le=10_000)
+    """Partitions of clicks, recommendations and sessions where we create them; fixed afterwards."""
+    replication: int = Field(default=1, ge=1, le=10)
+    """Copies of each partition where we create topics."""
+
+
+class ServingSettings(Group):
+    top_k: int = Field(default=20, ge=1, le=1000)
+    """Items in a recommendation."""
+    batch_clicks_max: int = Field(default=256, ge=1, le=4096)
+    """Clicks taken together; larger shares the item matrix, smaller answers sooner."""
+    filter_seen: bool = False
+    """Leave out what the session clicked already."""
+    answer_newest_only: bool = False
+    """Under a backlog, answer only the newest click of a session in a batch; states stay exact."""
+    event_types: tuple[str, ...] = ("view_item",)
+    """Event types that are clicks; others are archived, and ignored by the worker."""
+    event_time_ahead_hours_max: float = Field(default=24.0, gt=0)
+    """An event time further ahead of Kafka's timestamp is a bad record."""
+    dead_letters_in_a_row_max: int = Field(default=1000, ge=1)
+    """So many dead letters without one good click between halt the worker: the decoder is wrong, not the clicks."""
+    commit_interval_ms: int = Field(default=200, ge=10, le=60_000)
+    """How often finished clicks are committed."""
+    state_ttl_hours: float = Field(default=24.0, gt=0)
+    """A session idle for so long (event time) is removed from state and changelog."""
+    releases_poll_seconds: float = Field(default=1.0, gt=0)
+    """How often to look for a newly promoted model."""
+
+
+class MetricsSettings(Group):
+    host: str = "127.0.0.1"
+    """Address `/metrics`, `/healthz` and `/readyz` listen on."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port they listen on; 0 takes a free one and logs it."""
+
+
+class StatisticsSettings(Group):
+    half_life_minutes: float = Field(default=60.0, gt=0)
+    """A click counts half after so long (event time)."""
+    publish_seconds: float = Field(default=2.0, ge=0.1, le=60)
+    """How often changes are published; each publication is one version."""
+    items_max: int = Field(default=1_000_000, ge=100)
+    """Items counted at most; the least popular are dropped first."""
+
+
+class ArchiveSettings(Group):
+    flush_seconds: float = Field(default=30.0, gt=0)
+    """A file is closed after so long at the latest."""
+    flush_clicks: int = Field(default=200_000, ge=1)
+    """Or after so many clicks of one partition."""
+
+
+class RetrainSettings(Group):
+    window_days: float = Field(default=14.0, gt=0)
+    """Train on so many newest days of the click log."""
+    holdout_share: float = Field(default=0.1, gt=0, lt=0.9)
+    """Share of sessions, the newest, held out to judge candidate, live model and popularity."""
+    sessions_min: int = Field(default=200, ge=1)
+    """Wait for so many sessions of two clicks or more before the first training."""
+    epochs: int = Field(default=5, ge=1)
+    """Passes over the sessions of the window."""
+    layer_units: int = Field(default=100, ge=1, le=4096)
+    """Hidden units; 100 keep a session record within 400 bytes."""
+    warm_start: bool = True
+    """Start from the live model's weights."""
+    gate_tolerance: float = Field(default=0.02, ge=0, lt=1)
+    """A candidate may lose so much of the live model's Recall@20 (relative) to noise and still pass."""
+
+
+class Settings(Group):
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    registry: str = "nextclick-data/registry"
+    """Directory or URL of the model bundles."""
+    click_log: str = "nextclick-data/click-log"
+    """Directory or URL of the archived clicks (Parquet by day)."""
+    data_dir: Path = Path("nextclick-data/worker")
+    """RocksDB and scratch, one directory per process."""
+    session: SessionLimits = SessionLimits()
+    serving: ServingSettings = ServingSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    retrain: RetrainSettings = RetrainSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+
+
+def known_names(model: type[Any] = Settings, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings."""
+    for name, default in _fields(model):
+        if _is_group(default):
+            yield from known_names(type(default), f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def load_settings(
+    flags: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    file: Path | None = None,
+) -> Settings:
+    """Merge the four sources.  flags: values by dotted name (None: not given).
+
+    file: a settings file that must exist; by default `nextclick.toml` of the working directory, if
+    it is there.  Raises `ConfigurationError` naming every unknown setting, with the nearest known
+    one, and every value that does not fit.
+    """
+    names = set(known_names())
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    unknown: list[str] = []
+
+    def take(name: str, value: Any, source: str) -> None:
+        if name in names:
+            values[name], origin[name] = value, source
+        else:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            unknown.append(f"{source}: unknown setting {name}{hint}")
+
+    for name, value in _from_file(file):
+        take(name, value, str(file or SETTINGS_FILE))
+    for variable, text in sorted(environment.items()):
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            take(name, text, f"environment variable {variable}")
+    for name, value in flags.items():
+        if value is not None:
+            take(name, value, f"flag for {name}")
+    if unknown:
+        raise ConfigurationError("\n".join(unknown))
+
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        branch = tree
+        *groups, leaf = name.split(".")
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[leaf] = _split_list(name, value)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            source = next((origin[n] for n in origin if name.startswith(n)), name)
+            lines.append(f"{source}: {name}: {problem['msg']}, got {problem['input']!r}")
+        raise ConfigurationError("\n".join(lines)) from error
+    return _with_password(settings)
+
+
+def _with_password(settings: Settings) -> Settings:
+    file = settings.kafka.sasl_password_file
+    if file is None:
+        return settings
+    try:
+        password = file.read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(f"kafka.sasl_password_file: {error}") from error
+    kafka = settings.kafka.model_copy(update={"sasl_password": password})
+    return settings.model_copy(update={"kafka": kafka})
+
+
+def _fields(model: type[Any]) -> Iterator[tuple[str, Any]]:
+    if issubclass(model, BaseModel):
+        for name, field in model.model_fields.items():
+            yield name, field.default
+    else:
+        for name, field in model.__dataclass_fields__.items():
+            yield name, field.default
+
+
+def _is_group(default: Any) -> bool:
+    return isinstance(default, BaseModel) or hasattr(default, "__dataclass_fields__")
+
+
+def _split_list(name: str, value: Any) -> Any:
+    """Lists are written with commas in flags and variables."""
+    if name == "serving.event_types" and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _from_file(file: Path | None) -> list[tuple[str, Any]]:
+    path = file or Path(SETTINGS_FILE)
+    if file is None and not path.is_file():
+        return []
+    try:
+        tree = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"settings file {path}: {error}") from error
+
+    def flatten(branch: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in branch.items():
+            if isinstance(value, dict):
+                yield from flatten(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return list(flatten(tree, ""))
