@@ -29,8 +29,8 @@ class Click(msgspec.Struct, frozen=True, kw_only=True):
     recommendation_id: str | None = None
     """The recommendation that showed the clicked item, if the shop tells."""
     consent: bool = True
-    properties: msgspec.Raw | None = None
-    """Whatever else the producer sent, as the JSON it was."""
+    properties: msgspec.Raw = msgspec.Raw()  # noqa: RUF009 - Raw is immutable
+    """Whatever else the producer sent, as the JSON it was; empty where it sent nothing."""
 
 
 class ClickSource(msgspec.Struct, frozen=True):
