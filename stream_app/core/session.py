@@ -28,6 +28,20 @@ class SessionLimits:
     event_ids_max: int = 8
     """Event ids remembered, to ignore duplicates."""
 
+    def __post_init__(self) -> None:
+        """The record of a session holds these counts in a byte or two."""
+        if not self.idle_gap_minutes > 0:
+            raise ValueError(f"session.idle_gap_minutes must be above 0, got {self.idle_gap_minutes}")
+        for name, low, high in (
+            ("age_hours_max", 0.01, 1_000),
+            ("clicks_per_minute_max", 1, 65_535),
+            ("history_len_max", 1, 255),
+            ("event_ids_max", 0, 255),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"session.{name} must be from {low} to {high}, got {value}")
+
     @property
     def idle_gap_ms(self) -> float:
         return self.idle_gap_minutes * 60_000
@@ -81,7 +95,9 @@ def advance(
     if offset < 0:
         raise ValueError(f"an offset is never negative, got {offset}")
     event_ms = click.event_time_ms
-    hashed = (event_hash(click.event_id),) if click.event_id is not None else ()
+    hashed: tuple[int, ...] = ()
+    if click.event_id is not None and limits.event_ids_max:
+        hashed = (event_hash(click.event_id),)
     if state is None:
         return _first(click, offset, hashed)
     if offset <= state.last_offset:

@@ -1,0 +1,452 @@
+"""A batch of clicks in; recommendations, dead letters and new session states out.
+
+This is the whole product on one screen.  It has no clock and no I/O, so the worker on the stream
+and `nextclick evaluate` on a file run the very same code and give the very same answers.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.core.clicks import decode_click
+from stream_app.core.errors import BadRecordError
+from stream_app.core.ports import Popularity, Scorer, SessionStore, StateRows
+from stream_app.core.ranking import (
+    SHOWN_MAX,
+    hashes_of,
+    rank_in_shown,
+    round_significant,
+    unseen,
+)
+from stream_app.core.records import (
+    ERASE,
+    NO_MODEL,
+    VIEW_ITEM,
+    Click,
+    ClickSource,
+    DeadLetter,
+    Recommendation,
+    ScoredItem,
+    recommendation_id,
+)
+from stream_app.core.session import SessionLimits, SessionState, advance
+
+SessionKey = tuple[int, str]
+"""Partition and session id."""
+
+
+class ClickRecord(Protocol):
+    """A Kafka message as the consumer hands it over."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRules:
+    """What decides an answer besides the model: equal rules give equal answers."""
+
+    limits: SessionLimits = SessionLimits()
+    top_k: int = 20
+    filter_seen: bool = False
+    event_types: frozenset[str] = frozenset({VIEW_ITEM})
+    ahead_ms_max: float = 86_400_000
+
+
+@dataclass(slots=True)
+class Judgement:
+    """Next clicks that judged an earlier answer, summed per model version (popularity: `none`)."""
+
+    predictions: int = 0
+    hits: int = 0
+    reciprocal_rank: float = 0.0
+
+    def add(self, rank: int) -> None:
+        self.predictions += 1
+        if rank:
+            self.hits += 1
+            self.reciprocal_rank += 1 / rank
+
+
+@dataclass(slots=True)
+class BatchOutcome:
+    recommendations: list[Recommendation] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    states: dict[SessionKey, SessionState | None] = field(default_factory=dict)
+    """What to write, redelivered sessions included (their changelog record may be lost); None removes."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Clicks by outcome: recommended, dead_lettered, ignored_<reason>.  Sums to the batch's length."""
+    judgements: dict[str, Judgement] = field(default_factory=dict)
+    rebuilt_sessions: int = 0
+    """Sessions whose model state was rebuilt because another model had made it."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A click to be answered, and what we know of it before the model has run."""
+
+    record: ClickRecord
+    click: Click
+    key: SessionKey
+    state: SessionState | None
+    """After bookkeeping; its model part is still the one before this batch.  None: no consent."""
+    starts_session: bool
+    track: "_Track | None" = None
+    steps_done: int = 0
+    model_row: int = -1
+    """Row among the answers given by the model; -1: popularity answers."""
+    fallback: str | None = None
+    superseded: bool = False
+
+
+@dataclass(slots=True)
+class _Track:
+    """The model's way through one session in this batch: where it starts, and the items it steps over."""
+
+    start: bytes
+    """Model state before the batch; empty: a fresh one."""
+    item_indexes: list[int]
+    row: int = 0
+
+    @property
+    def knows_something(self) -> bool:
+        return bool(self.start) or bool(self.item_indexes)
+
+
+def recommend_batch(
+    records: Sequence[ClickRecord],
+    store: SessionStore,
+    scorer: Scorer | None,
+    popularity: Popularity,
+    rules: ServingRules,
+    *,
+    now_ms: int,
+    newest_only: bool = False,
+) -> BatchOutcome:
+    """Answer a batch of clicks, any sessions mixed, each partition in offset order.
+
+    Nothing is written: `BatchOutcome.states` is what the caller must write.  newest_only: answer only
+    the last click of a session in the batch (the others are counted as `ignored_superseded`; their
+    states are exact all the same).  now_ms: stamps the answers, and influences nothing else.
+    """
+    outcome = BatchOutcome()
+    clicks = _decode(records, rules, outcome)
+    answers = _fold(clicks, store, scorer, rules, outcome)
+    if newest_only:
+        _supersede(answers)
+    state_rows, top = _ask_model(answers, scorer, rules)
+    _finish(answers, state_rows, top, scorer, popularity, rules, outcome, now_ms)
+    return outcome
+
+
+def _decode(
+    records: Sequence[ClickRecord], rules: ServingRules, outcome: BatchOutcome
+) -> list[tuple[ClickRecord, Click]]:
+    clicks = []
+    for record in records:
+        try:
+            click = decode_click(
+                record.value,
+                kafka_timestamp_ms=record.timestamp,
+                ahead_ms_max=rules.ahead_ms_max,
+            )
+        except BadRecordError as error:
+            outcome.dead_letters.append(_dead_letter(record, error))
+            outcome.outcomes["dead_lettered"] += 1
+            continue
+        if click.event_type in rules.event_types or click.event_type == ERASE:
+            clicks.append((record, click))
+        else:
+            outcome.outcomes["ignored_event_type"] += 1
+    return clicks
+
+
+def _fold(
+    clicks: list[tuple[ClickRecord, Click]],
+    store: SessionStore,
+    scorer: Scorer | None,
+    rules: ServingRules,
+    outcome: BatchOutcome,
+) -> list[_Answer]:
+    """Fold the clicks into their sessions, in order, and note which of them are to be answered."""
+    keys = list(dict.fromkeys((record.partition, click.session_id) for record, click in clicks))
+    current = dict(zip(keys, store.get_many(keys), strict=True))
+    tracks: dict[SessionKey, _Track] = {}
+    answers = []
+    for record, click in clicks:
+        key = (record.partition, click.session_id)
+        before = current[key]
+        if click.event_type == ERASE or not click.consent:
+            if before is not None:
+                current[key] = outcome.states[key] = None
+                tracks.pop(key, None)
+            if click.event_type == ERASE:
+                outcome.states[key] = None
+                outcome.outcomes["ignored_erased"] += 1
+            else:
+                answers.append(_Answer(record, click, key, None, False, fallback="no_consent"))
+            continue
+        after = advance(before, click, offset=record.offset, limits=rules.limits)
+        if isinstance(after, str):
+            outcome.outcomes[f"ignored_{after}"] += 1
+            if after == "redelivered":
+                outcome.states.setdefault(key, before)
+            continue
+        current[key] = outcome.states[key] = after
+        answer = _Answer(record, click, key, after, after.click_count == 1)
+        if scorer is None:
+            answer.fallback = "no_model"
+        else:
+            _follow(answer, tracks, scorer, outcome)
+        answers.append(answer)
+    return answers
+
+
+def _follow(
+    answer: _Answer, tracks: dict[SessionKey, _Track], scorer: Scorer, outcome: BatchOutcome
+) -> None:
+    """Append the click to its session's track, opening one where the session is new to the batch.
+
+    A state belongs to the model that made it: where that is another one, the session is rebuilt from
+    its recent item ids under the model that is live now.
+    """
+    state = answer.state
+    assert state is not None
+    track = tracks.get(answer.key)
+    if track is None or answer.starts_session:
+        if answer.starts_session:
+            track = _Track(b"", [])
+        elif state.model_version == scorer.model_version:
+            track = _Track(state.model_state, [])
+        else:
+            track = _Track(b"", scorer.vocabulary.indexes_of(state.recent_item_ids[:-1]))
+            outcome.rebuilt_sessions += 1
+        tracks[answer.key] = track
+    item_index = scorer.vocabulary.index_of.get(answer.click.item_id)
+    if item_index is not None:
+        track.item_indexes.append(item_index)
+    answer.track, answer.steps_done = track, len(track.item_indexes)
+    if not track.knows_something:
+        answer.fallback = "unknown_item"
+
+
+def _supersede(answers: list[_Answer]) -> None:
+    newest = {answer.key: position for position, answer in enumerate(answers)}
+    for position, answer in enumerate(answers):
+        answer.superseded = newest[answer.key] != position
+
+
+def _ask_model(
+    answers: list[_Answer], scorer: Scorer | None, rules: ServingRules
+) -> tuple[dict[int, bytes], tuple[NDArray[np.float64], NDArray[np.int64]] | None]:
+    """Model state after each answer's click (by `id` of the answer), and the top items of model answers."""
+    if scorer is None:
+        return {}, None
+    by_model = [a for a in answers if a.track is not None and a.track.knows_something]
+    if not by_model:
+        return {}, None
+    rows = _step_in_rounds(by_model, scorer)
+    states = {id(answer): rows[row].tobytes() for row, answer in enumerate(by_model)}
+
+    asked = [
+        row for row, a in enumerate(by_model) if a.fallback is None and not a.superseded
+    ]
+    if not asked:
+        return states, None
+    for model_row, row in enumerate(asked):
+        by_model[row].model_row = model_row
+    k = rules.top_k + (rules.limits.history_len_max if rules.filter_seen else 0)
+    scores, items = scorer.top_k(rows[asked] if len(asked) < len(rows) else rows, k)
+    return states, (round_significant(scores), items)
+
+
+def _step_in_rounds(answers: list[_Answer], scorer: Scorer) -> StateRows:
+    """Model state after each answer's click, a row per answer: uint8 [n_answers, state_size_bytes].
+
+    Round r steps every session that has an r-th item, all in one call.  Sessions with most items come
+    first, so that those still active are always the first rows.
+    """
+    tracks = list({id(a.track): a.track for a in answers if a.track is not None}.values())
+    tracks.sort(key=lambda track: -len(track.item_indexes))
+    for row, track in enumerate(tracks):
+        track.row = row
+    size = scorer.state_size_bytes
+    fresh = bytes(size)
+    joined = b"".join(track.start or fresh for track in tracks)
+    states: StateRows = np.frombuffer(joined, dtype=np.uint8).reshape(len(tracks), size).copy()
+
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for position, answer in enumerate(answers):
+        assert answer.track is not None
+        wanted.setdefault(answer.steps_done, []).append((position, answer.track.row))
+    rows: StateRows = np.empty((len(answers), size), dtype=np.uint8)
+
+    def collect(steps_done: int) -> None:
+        if steps_done in wanted:
+            positions, from_rows = zip(*wanted[steps_done], strict=True)
+            rows[list(positions)] = states[list(from_rows)]
+
+    collect(0)
+    active = len(tracks)
+    for step in range(len(tracks[0].item_indexes)):
+        while len(tracks[active - 1].item_indexes) <= step:
+            active -= 1
+        items = np.array([track.item_indexes[step] for track in tracks[:active]], dtype=np.int64)
+        states[:active] = scorer.step(states[:active], items)
+        collect(step + 1)
+    return rows
+
+
+def _finish(
+    answers: list[_Answer],
+    model_states: dict[int, bytes],
+    top: tuple[NDArray[np.float64], NDArray[np.int64]] | None,
+    scorer: Scorer | None,
+    popularity: Popularity,
+    rules: ServingRules,
+    outcome: BatchOutcome,
+    now_ms: int,
+) -> None:
+    """Judge the previous answers, build the new ones, and complete the states, click by click."""
+    generated_at = _rfc3339(now_ms)
+    version = scorer.model_version if scorer is not None else None
+    model_lists = _ModelLists(top, scorer, rules)
+    popular = _PopularLists(popularity, rules)
+    shown: dict[SessionKey, tuple[bytes, str]] = {}
+    finished: dict[SessionKey, SessionState] = {}
+    for answer in answers:
+        state, key = answer.state, answer.key
+        if state is not None:
+            shown_hashes, shown_version = (
+                (b"", "")
+                if answer.starts_session
+                else shown.get(key, (state.shown_hashes, state.shown_model_version))
+            )
+            if shown_version:
+                judgement = outcome.judgements.setdefault(shown_version, Judgement())
+                judgement.add(rank_in_shown(shown_hashes, answer.click.item_id))
+            shown[key] = (b"", "")
+        if answer.superseded:
+            outcome.outcomes["ignored_superseded"] += 1
+        else:
+            lists = model_lists if answer.model_row >= 0 else popular
+            items, hashes = lists.answer(answer)
+            outcome.recommendations.append(
+                _recommendation(answer, items, version, popularity.version, generated_at, now_ms)
+            )
+            outcome.outcomes["recommended"] += 1
+            shown[key] = (hashes, version or NO_MODEL)
+        if state is not None:
+            shown_hashes, shown_version = shown[key]
+            finished[key] = msgspec.structs.replace(
+                state,
+                shown_hashes=shown_hashes,
+                shown_model_version=shown_version,
+                model_version=version or "",
+                model_state=model_states.get(id(answer), b""),
+            )
+    for key, state in finished.items():
+        # An erasure or a withdrawn consent later in the batch has the last word.
+        if outcome.states[key] is not None:
+            outcome.states[key] = state
+
+
+class _ModelLists:
+    """The model's answers: rows of the batch's top items turned into lists."""
+
+    def __init__(
+        self,
+        top: tuple[NDArray[np.float64], NDArray[np.int64]] | None,
+        scorer: Scorer | None,
+        rules: ServingRules,
+    ) -> None:
+        self._rules = rules
+        if top is None or scorer is None:
+            return
+        scores, items = top
+        self._scores, self._items = scores.tolist(), items.tolist()
+        self._ids = scorer.vocabulary.ids
+        self._hashes = scorer.vocabulary.hashes[items[:, :SHOWN_MAX]].astype("<u4", copy=False)
+
+    def answer(self, answer: _Answer) -> tuple[list[ScoredItem], bytes]:
+        row, ids = answer.model_row, self._ids
+        items = [
+            ScoredItem(ids[index], score, rank)
+            for rank, (index, score) in enumerate(
+                zip(self._items[row], self._scores[row], strict=True), 1
+            )
+        ]
+        if not self._rules.filter_seen or answer.state is None:
+            return items, self._hashes[row].tobytes()
+        items = unseen(items, answer.state.recent_item_ids, self._rules.top_k)
+        return items, hashes_of(items)
+
+
+class _PopularLists:
+    """Popularity's answers: one list for everybody, made once per batch."""
+
+    def __init__(self, popularity: Popularity, rules: ServingRules) -> None:
+        self._popularity, self._rules = popularity, rules
+        self._plain: tuple[list[ScoredItem], bytes] | None = None
+
+    def answer(self, answer: _Answer) -> tuple[list[ScoredItem], bytes]:
+        top_k = self._rules.top_k
+        if self._rules.filter_seen and answer.state is not None:
+            more = self._popularity.top(top_k + self._rules.limits.history_len_max)
+            items = unseen(more, answer.state.recent_item_ids, top_k)
+            return items, hashes_of(items)
+        if self._plain is None:
+            items = list(self._popularity.top(top_k))
+            self._plain = items, hashes_of(items)
+        return self._plain
+
+
+def _recommendation(
+    answer: _Answer,
+    items: list[ScoredItem],
+    model_version: str | None,
+    statistics_version: int | None,
+    generated_at: str,
+    now_ms: int,
+) -> Recommendation:
+    record, click = answer.record, answer.click
+    return Recommendation(
+        recommendation_id=recommendation_id(record.topic, record.partition, record.offset),
+        session_id=click.session_id,
+        event_id=click.event_id,
+        source=ClickSource(record.topic, record.partition, record.offset),
+        model_version=model_version,
+        statistics_version=statistics_version,
+        generated_at=generated_at,
+        latency_ms=max(0, now_ms - record.timestamp),
+        items=items,
+        fallback=answer.fallback,
+    )
+
+
+def _dead_letter(record: ClickRecord, error: BadRecordError) -> DeadLetter:
+    return DeadLetter(
+        source=ClickSource(record.topic, record.partition, record.offset),
+        timestamp_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers),
+        error=error.kind,
+        message=str(error),
+    )
+
+
+def _rfc3339(ms: int) -> str:
+    moment = datetime.fromtimestamp(ms / 1000, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
