@@ -1,0 +1,231 @@
+"""How to reach the user's Kafka: options for both client libraries, and their errors in our words.
+
+Three processes speak to Kafka through kafka-python (threads), the worker through aiokafka.  Both get
+the same facts from one place, and both fail with the same message when no broker is there.
+"""
+
+import logging
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from stream_app.core.errors import ConfigurationError, NextclickError, ServiceAwayError
+
+CONNECT_TIMEOUT_MS: Final = 5_000
+"""So long we wait for any broker at start.  One that is there answers within milliseconds."""
+REQUEST_TIMEOUT_MS: Final = 15_000
+RECONNECT_BACKOFF_MAX_MS: Final = 1_000
+"""kafka-python's own 30 s would leave a process waiting for half a minute after a broker is back."""
+
+
+class KafkaConnection(Protocol):
+    """What must be known to connect; `settings.kafka` is one."""
+
+    @property
+    def bootstrap_servers(self) -> str: ...
+    @property
+    def security_protocol(self) -> str: ...
+    @property
+    def sasl_mechanism(self) -> str: ...
+    @property
+    def sasl_username(self) -> str: ...
+    @property
+    def sasl_password(self) -> str: ...
+    @property
+    def ssl_cafile(self) -> Path | None: ...
+    @property
+    def ssl_certfile(self) -> Path | None: ...
+    @property
+    def ssl_keyfile(self) -> Path | None: ...
+    @property
+    def client_id(self) -> str: ...
+
+
+def python_client_options(kafka: KafkaConnection) -> dict[str, Any]:
+    """Keyword arguments for any client of kafka-python (admin, consumer, producer).
+
+    Raises `ConfigurationError` if a certificate file cannot be used or a SASL user is missing.
+    """
+    return {
+        **_common_options(kafka),
+        "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
+    }
+
+
+def aio_client_options(kafka: KafkaConnection) -> dict[str, Any]:
+    """Keyword arguments for any client of aiokafka; same errors."""
+    return _common_options(kafka)
+
+
+def _common_options(kafka: KafkaConnection) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "bootstrap_servers": _servers(kafka.bootstrap_servers),
+        "client_id": kafka.client_id,
+        "security_protocol": kafka.security_protocol,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+    }
+    if kafka.security_protocol in ("SSL", "SASL_SSL"):
+        options["ssl_context"] = _ssl_context(kafka)
+    if kafka.security_protocol.startswith("SASL_"):
+        if not kafka.sasl_username or not kafka.sasl_password:
+            raise ConfigurationError(
+                f"kafka.security_protocol is {kafka.security_protocol}, but no user and password are "
+                "set: set NEXTCLICK_KAFKA__SASL_USERNAME and NEXTCLICK_KAFKA__SASL_PASSWORD, or "
+                "kafka.sasl_password_file"
+            )
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        options["sasl_plain_username"] = kafka.sasl_username
+        options["sasl_plain_password"] = kafka.sasl_password
+    return options
+
+
+def _servers(text: str) -> list[str]:
+    servers = [server.strip() for server in text.split(",") if server.strip()]
+    if not servers:
+        raise ConfigurationError(
+            "kafka.bootstrap_servers is empty: write host:port, e.g. localhost:9092"
+        )
+    for server in servers:
+        host, colon, port = server.rpartition(":")
+        if colon and not (host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigurationError(
+                f"kafka.bootstrap_servers: {server!r} is not host:port, e.g. localhost:9092"
+            )
+    return servers
+
+
+def _ssl_context(kafka: KafkaConnection) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(
+            cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"kafka.ssl_cafile {kafka.ssl_cafile}: {error}") from error
+    if kafka.ssl_certfile:
+        try:
+            context.load_cert_chain(
+                str(kafka.ssl_certfile), str(kafka.ssl_keyfile) if kafka.ssl_keyfile else None
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"kafka.ssl_certfile {kafka.ssl_certfile}, kafka.ssl_keyfile {kafka.ssl_keyfile}: {error}"
+            ) from error
+    return context
+
+
+_AWAY: Final = frozenset(
+    {
+        "KafkaConnectionError",
+        "KafkaTimeoutError",
+        "NodeNotReadyError",
+        "RequestTimedOutError",
+        "BrokerNotAvailableError",
+        "NetworkExceptionError",
+        "MetadataEmptyBrokerList",
+        "StaleMetadata",
+        "KafkaUnavailableError",
+        "CoordinatorNotAvailableError",
+        "GroupCoordinatorNotAvailableError",
+        "LeaderNotAvailableError",
+    }
+)
+_AUTHENTICATION: Final = frozenset(
+    {
+        "SaslAuthenticationFailedError",
+        "SaslAuthenticationFailed",
+        "AuthenticationFailedError",
+        "UnsupportedSaslMechanismError",
+        "IllegalSaslStateError",
+    }
+)
+_AUTHORIZATION: Final = frozenset(
+    {
+        "AuthorizationError",
+        "TopicAuthorizationFailedError",
+        "GroupAuthorizationFailedError",
+        "ClusterAuthorizationFailedError",
+        "TransactionalIdAuthorizationFailedError",
+    }
+)
+
+
+@contextmanager
+def broker_errors(kafka: KafkaConnection, *, quiet: bool = True) -> Iterator[None]:
+    """Turn either client's connection, timeout and permission errors into `ServiceAwayError`.
+
+    quiet: hold back the clients' own log lines inside the block; they say what the error says, a
+    dozen times.  Errors that are no matter of reachability pass through untouched.
+    """
+    loggers = [logging.getLogger(name) for name in ("kafka", "aiokafka")] if quiet else []
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except NextclickError:
+        raise
+    except Exception as error:
+        message = explain(kafka, error)
+        if message is None:
+            raise
+        raise ServiceAwayError(message) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def explain(kafka: KafkaConnection, error: BaseException) -> str | None:
+    """What happened and what to do about it, if `error` says that the broker cannot be used.
+
+    Judged by class name, so that neither client library is imported for the other's sake.
+    """
+    names = _client_error_names(error)
+    where = kafka.bootstrap_servers
+    text = str(error)
+    if names & _AUTHENTICATION:
+        return (
+            f"the broker at {where} refused our credentials ({type(error).__name__}): check "
+            "kafka.sasl_username, kafka.sasl_mechanism and NEXTCLICK_KAFKA__SASL_PASSWORD"
+        )
+    if names & _AUTHORIZATION:
+        return (
+            f"the broker at {where} does not permit this ({text}): give user "
+            f"{kafka.sasl_username or 'ANONYMOUS'} the permission, or use another user"
+        )
+    if isinstance(error, ssl.SSLError):
+        return (
+            f"no TLS connection to {where} ({text}): check kafka.ssl_cafile and "
+            "kafka.security_protocol"
+        )
+    if "bootstrap" in text.lower() or isinstance(error, ConnectionError):
+        return _nobody_there(kafka)
+    if names & _AWAY or isinstance(error, TimeoutError):
+        return (
+            f"the broker at {where} did not answer in time ({text or type(error).__name__}): see "
+            "whether it runs (`nextclick broker status`) and whether its advertised address can be "
+            "reached from here"
+        )
+    return None
+
+
+def _nobody_there(kafka: KafkaConnection) -> str:
+    secure = ""
+    if kafka.security_protocol != "PLAINTEXT":
+        secure = (
+            f"; if one runs there, see that it speaks {kafka.security_protocol} and knows our user"
+        )
+    return (
+        f"no broker answers at {kafka.bootstrap_servers}: start one with `nextclick broker start`, "
+        f"or set kafka.bootstrap_servers{secure}"
+    )
+
+
+def _client_error_names(error: BaseException) -> set[str]:
+    return {
+        cls.__name__
+        for cls in type(error).__mro__
+        if cls.__module__.partition(".")[0] in ("kafka", "aiokafka")
+    }
