@@ -253,15 +253,13 @@ def _ask_model(
     """Model state after each answer's click (by `id` of the answer), and the top items of model answers."""
     if scorer is None:
         return {}, None
-    by_model = [a for a in answers if a.track is not None and a.track.knows_something]
+    by_model = [a for a in answers if a.fallback is None]
     if not by_model:
         return {}, None
     rows = _step_in_rounds(by_model, scorer)
     states = {id(answer): rows[row].tobytes() for row, answer in enumerate(by_model)}
 
-    asked = [
-        row for row, a in enumerate(by_model) if a.fallback is None and not a.superseded
-    ]
+    asked = [row for row, answer in enumerate(by_model) if not answer.superseded]
     if not asked:
         return states, None
     for model_row, row in enumerate(asked):

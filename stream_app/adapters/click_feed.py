@@ -1,0 +1,108 @@
+"""Where the consumer hands record lists over to the worker's loop.  One event loop, so no locks."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+ROOM_CLICKS: Final = 4096
+"""Clicks waiting here at most before the consumer pauses fetching (plus one fetch's overshoot)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenClicks:
+    """A batch on its way.  Give it back with `ClickFeed.finished` when all its effects are durable."""
+
+    epoch: int
+    records: list[Any]
+    next_offsets: dict[int, int]
+    """Per partition the offset after the batch's last click: what may be committed once it is finished."""
+
+
+class ClickFeed:
+    """Clicks that wait, batches in flight, and offsets that may be committed.
+
+    The epoch counts rebalances: what was fetched before one is not handed out after it.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._queues: dict[int, deque[Any]] = {}
+        self._waiting = 0
+        self._in_flight = 0
+        self._committable: dict[int, int] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Clicks that wait to be taken."""
+        return self._waiting
+
+    async def wait_for_room(self) -> None:
+        while self._waiting >= ROOM_CLICKS:
+            await self._change()
+
+    def offer(self, epoch: int, partition: int, records: Sequence[Any]) -> None:
+        """Hand over records of one partition, in offset order; stale ones (older epoch) are dropped."""
+        if epoch != self.epoch or not records:
+            return
+        self._queues.setdefault(partition, deque()).extend(records)
+        self._waiting += len(records)
+        self.wake()
+
+    async def take(self, cap: int, *, hurry: "asyncio.Event") -> TakenClicks:
+        """Wait for clicks and take up to `cap`, a fair share of each partition that waits.
+
+        No timer: fewer than `cap` are taken at once if `hurry` is set (nothing else is being answered),
+        else when it is set or the cap is reached.  Whoever sets `hurry` calls `wake`.
+        """
+        while self._waiting == 0 or (self._waiting < cap and not hurry.is_set()):
+            await self._change()
+        records: list[Any] = []
+        next_offsets: dict[int, int] = {}
+        partitions = list(self._queues)
+        for position, partition in enumerate(partitions):
+            queue = self._queues.pop(partition)
+            share = -(-(cap - len(records)) // (len(partitions) - position))
+            records.extend(queue.popleft() for _ in range(min(share, len(queue))))
+            if queue:
+                self._queues[partition] = queue  # at the end: the next batch begins with another
+            if share:
+                next_offsets[partition] = records[-1].offset + 1
+        self._waiting -= len(records)
+        self._in_flight += 1
+        self.wake()
+        return TakenClicks(self.epoch, records, next_offsets)
+
+    def hold(self) -> TakenClicks:
+        """A batch of no clicks: makes `drain` wait for work that no click caused."""
+        self._in_flight += 1
+        return TakenClicks(self.epoch, [], {})
+
+    def finished(self, batch: TakenClicks) -> None:
+        """All effects of the batch are durable: its clicks may be committed."""
+        self._in_flight -= 1
+        self._committable.update(batch.next_offsets)
+        self.wake()
+
+    def pop_committable(self) -> dict[int, int]:
+        """Offsets to commit, by partition, since the last call."""
+        offsets, self._committable = self._committable, {}
+        return offsets
+
+    async def drain(self) -> None:
+        """Begin the next epoch: forget what waits, and wait until nothing is in flight."""
+        self.epoch += 1
+        self._queues.clear()
+        self._waiting = 0
+        self.wake()
+        while self._in_flight:
+            await self._change()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
