@@ -130,7 +130,9 @@ class ClickProducer(stock.Producer):
                 sent.append((await self._submit(batch, topic, partition), batch.record_count()))
                 batch = producer.create_batch()
                 if batch.append(**arguments) is None:
-                    raise InvariantError(f"a message for {topic} does not fit into a batch of its own")
+                    raise InvariantError(
+                        f"a message for {topic} does not fit into a batch of its own"
+                    )
         if batch.record_count():
             sent.append((await self._submit(batch, topic, partition), batch.record_count()))
         return sent

@@ -60,7 +60,9 @@ class RocksSessions:
                 if "lock" in str(error).lower()
                 else "move it away; the state is restored from the changelog"
             )
-            raise ConfigurationError(f"data_dir {directory} cannot be opened: {hint} ({error})") from error
+            raise ConfigurationError(
+                f"data_dir {directory} cannot be opened: {hint} ({error})"
+            ) from error
         known = self._db.get(_TOPIC_NOTE)
         if known is None:
             self._db[_TOPIC_NOTE] = topic_id
@@ -79,9 +81,7 @@ class RocksSessions:
         overlay = self._overlay
         missing = [_session_key(*key) for key in keys if key not in overlay]
         stored = iter(self._db.get(missing) if missing else ())
-        return [
-            self._decode(overlay[key] if key in overlay else next(stored)) for key in keys
-        ]
+        return [self._decode(overlay[key] if key in overlay else next(stored)) for key in keys]
 
     def put_many(self, states: Mapping[tuple[int, str], SessionState | None]) -> None:
         self.stage(states)
@@ -164,7 +164,9 @@ class RocksSessions:
         batch = rocksdict.WriteBatch(raw_mode=True)
         written = 0
         stored_records = self._db.get(keys) if keys else []
-        for key, (session_id, record), ours in zip(keys, newest.items(), stored_records, strict=True):
+        for key, (session_id, record), ours in zip(
+            keys, newest.items(), stored_records, strict=True
+        ):
             if record is None:
                 batch.delete(key)
             elif ours is not None and applied_offset(ours) > applied_offset(record):
@@ -187,9 +189,7 @@ class RocksSessions:
 
     # -- looking around ------------------------------------------------------------------------------
 
-    def scan(
-        self, partition: int, *, after: str = ""
-    ) -> Iterator[tuple[str, SessionState]]:
+    def scan(self, partition: int, *, after: str = "") -> Iterator[tuple[str, SessionState]]:
         """Stored sessions of a partition in key order, from the first session id greater than `after`."""
         prefix = b"s" + _PARTITION.pack(partition)
         iterator = self._db.iter()

@@ -38,7 +38,7 @@ class _WireClick(msgspec.Struct):
     user_id: str | int | float | None = None
     recommendation_id: str | None = None
     consent: bool | None = None
-    properties: msgspec.Raw = msgspec.Raw()  # noqa: RUF009 - Raw is immutable
+    properties: msgspec.Raw = msgspec.Raw()
     schema_version: int | None = None
 
 
@@ -150,7 +150,7 @@ def _event_time_ms(
         raise BadRecordError("MissingField", "event_time is not given")
     event_time_ms = _parse_rfc3339(value) if isinstance(value, str) else _whole_ms(value)
     if event_time_ms < EVENT_TIME_MS_MIN:
-        hint = "; it looks like seconds" if 0 < event_time_ms else ""
+        hint = "; it looks like seconds" if event_time_ms > 0 else ""
         raise BadRecordError(
             "BadEventTime",
             f"event_time {value} is before the year 2000{hint}: send milliseconds since 1970 "

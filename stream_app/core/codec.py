@@ -79,7 +79,9 @@ def decode_state(data: bytes) -> tuple[SessionState, bytes]:
     try:
         return _decode(data)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise StateDecodeError(f"session record of {len(data)} bytes is damaged: {error}") from error
+        raise StateDecodeError(
+            f"session record of {len(data)} bytes is damaged: {error}"
+        ) from error
 
 
 def applied_offset(data: bytes) -> int:

@@ -29,9 +29,7 @@ class Scorer(Protocol):
         """States after one more click each.  item_indexes: int64 [n].  Zeros are a fresh session."""
         ...
 
-    def top_k(
-        self, states: StateRows, k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def top_k(self, states: StateRows, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Best `min(k, n_items)` items of each row, best first: scores, item indexes; both [n, k]."""
         ...
 

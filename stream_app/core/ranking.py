@@ -29,9 +29,7 @@ def round_significant(values: NDArray[np.floating], digits: int = 5) -> NDArray[
     return np.rint(exact / down * up) / up * down
 
 
-def unseen(
-    items: Sequence[ScoredItem], seen: Collection[str], top_k: int
-) -> list[ScoredItem]:
+def unseen(items: Sequence[ScoredItem], seen: Collection[str], top_k: int) -> list[ScoredItem]:
     """The first `top_k` not in `seen`, ranked anew from 1."""
     kept = [item for item in items if item.item_id not in seen][:top_k]
     return [ScoredItem(item.item_id, item.score, rank) for rank, item in enumerate(kept, 1)]

@@ -29,7 +29,7 @@ class Click(msgspec.Struct, frozen=True, kw_only=True):
     recommendation_id: str | None = None
     """The recommendation that showed the clicked item, if the shop tells."""
     consent: bool = True
-    properties: msgspec.Raw = msgspec.Raw()  # noqa: RUF009 - Raw is immutable
+    properties: msgspec.Raw = msgspec.Raw()
     """Whatever else the producer sent, as the JSON it was; empty where it sent nothing."""
 
 

@@ -31,7 +31,9 @@ class SessionLimits:
     def __post_init__(self) -> None:
         """The record of a session holds these counts in a byte or two."""
         if not self.idle_gap_minutes > 0:
-            raise ValueError(f"session.idle_gap_minutes must be above 0, got {self.idle_gap_minutes}")
+            raise ValueError(
+                f"session.idle_gap_minutes must be above 0, got {self.idle_gap_minutes}"
+            )
         for name, low, high in (
             ("age_hours_max", 0.01, 1_000),
             ("clicks_per_minute_max", 1, 65_535),

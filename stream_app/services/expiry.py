@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from stream_app.adapters.rocksdb_sessions import RocksSessions
 from stream_app.core.session import SessionState
 
+
 class SessionExpiry:
     """Sweeps the owned partitions round and round, a few sessions at a time.
 

@@ -207,13 +207,15 @@ class RecommendationLoop:
         topics = self._settings.topics
         answers: dict[int, list[Message]] = {}
         for answer in work.outcome.recommendations:
-            message = (answer.session_id.encode(), self._encode(answer), ())
-            answers.setdefault(answer.source.partition, []).append(message)
+            answers.setdefault(answer.source.partition, []).append(
+                (answer.session_id.encode(), self._encode(answer), ())
+            )
         letters: dict[int, list[Message]] = {}
         for letter in work.outcome.dead_letters:
             partition = letter.source.partition % self._dead_letter_partitions
-            message = (letter.key, letter.value, letter.all_headers())
-            letters.setdefault(partition, []).append(message)
+            letters.setdefault(partition, []).append(
+                (letter.key, letter.value, letter.all_headers())
+            )
         send = self._app.click_producer.send_messages
         sent = []
         for topic, by_partition in (
