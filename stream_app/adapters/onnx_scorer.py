@@ -1,0 +1,230 @@
+"""The live model: `Scorer` over the two ONNX graphs of a bundle, on one core."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from stream_app.core.errors import BundleError
+from stream_app.core.manifest import ModelManifest, StateTensor
+from stream_app.core.ports import StateRows
+from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.files.bundle import Bundle, open_bundle
+
+SCORES_MAX: Final = 2**22
+"""Scores held at once (16 MB).  Larger batches are scored in slices, which changes no bit of them."""
+
+_PROBE_ROWS: Final = 37
+_MULTIPLES: Final = (1, 4, 16)
+
+
+class OnnxScorer:
+    """One model, verified, probed and warm.  Not for several threads at once.
+
+    A row's result does not depend on the batch it is in, bit for bit: recommendations can be
+    reproduced from the log in batches of any size.  See `export/DESIGN.md`, 2, for what was measured.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Use `load`, which also probes."""
+        self._manifest = bundle.manifest
+        self._vocabulary = bundle.vocabulary
+        self._fields = _Fields(bundle.manifest.state)
+        self._step = _session(bundle, bundle.step)
+        self._score = _session(bundle, bundle.score)
+        self._step_outputs = [f"next_{tensor.name}" for tensor in bundle.manifest.state]
+        self._rows_max = max(1, SCORES_MAX // bundle.manifest.n_items)
+        self._multiple = 1
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Verify the bundle (`open_bundle`), load it, run a probe, warm up.
+
+        Raises `BundleError`.  Takes 0.1 to 1 s, so do it aside from the loop that serves.
+        """
+        return cls.of(open_bundle(directory))
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """The same from a bundle that is open already."""
+        scorer = cls(bundle)
+        scorer._probe(bundle.directory)
+        scorer.warm_up()
+        return scorer
+
+    @property
+    def model_version(self) -> str:
+        return self._manifest.model_version
+
+    @property
+    def manifest(self) -> ModelManifest:
+        return self._manifest
+
+    @property
+    def vocabulary(self) -> ItemVocabulary:
+        return self._vocabulary
+
+    @property
+    def state_size_bytes(self) -> int:
+        return self._fields.size_bytes
+
+    def step(self, states: StateRows, item_indexes: NDArray[np.int64]) -> StateRows:
+        """States after one more click each; see `Scorer.step`."""
+        n = len(item_indexes)
+        if n == 0:
+            return states[:0].copy()
+        padding = -n % self._multiple
+        if padding:
+            states = np.pad(states, ((0, padding), (0, 0)))
+            item_indexes = np.pad(item_indexes, (0, padding))
+        feed = self._fields.split(states)
+        feed["item"] = item_indexes
+        return self._fields.join(self._step.run(self._step_outputs, feed))[:n]
+
+    def top_k(self, states: StateRows, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Best `min(k, n_items)` items of each row, equals in the order of their index."""
+        k = min(k, self._manifest.n_items)
+        rows = self._rows_max
+        if 0 < len(states) <= rows:
+            return self._top_k_slice(states, k)
+        parts = [self._top_k_slice(states[i : i + rows], k) for i in range(0, len(states), rows)]
+        if not parts:
+            return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
+        scores, items = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(items)
+
+    def warm_up(self, rows: int = 256) -> None:
+        """Run every shape of batch once, so that the first click pays for no allocation."""
+        for n in (1, rows):
+            states = self.step(
+                np.zeros((n, self.state_size_bytes), dtype=np.uint8), np.zeros(n, dtype=np.int64)
+            )
+            self.top_k(states, 20)
+
+    def _top_k_slice(
+        self, states: StateRows, k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        n = len(states)
+        padding = -n % self._multiple
+        if padding:
+            states = np.pad(states, ((0, padding), (0, 0)))
+        feed = self._fields.split(states)
+        feed["k"] = np.array([k], dtype=np.int64)
+        scores, items = self._score.run(["scores", "items"], feed)
+        return scores[:n], items[:n]
+
+    def _probe(self, directory: Path) -> None:
+        """Two clicks and a list for a few dozen items.  Raises `BundleError` on nonsense."""
+        n_items = self._manifest.n_items
+        indexes = np.linspace(0, n_items - 1, _PROBE_ROWS).astype(np.int64)
+        fresh = np.zeros((_PROBE_ROWS, self.state_size_bytes), dtype=np.uint8)
+        try:
+            once = self.step(fresh, indexes)
+            twice = self.step(once, indexes[::-1])
+            scores, items = self.top_k(twice, 20)
+        except Exception as error:
+            if not _is_runtime_error(error):
+                raise
+            raise _failed_probe(directory, f"it cannot be run ({error})") from error
+        values = [*self._fields.split(once).values(), *self._fields.split(twice).values(), scores]
+        if not all(np.isfinite(value).all() for value in values):
+            raise _failed_probe(directory, "it gives NaN or infinity")
+        if not once.any() or np.array_equal(once, twice):
+            raise _failed_probe(directory, "a click does not change the state")
+        if items.shape != (_PROBE_ROWS, min(20, n_items)) or items.shape != scores.shape:
+            raise _failed_probe(directory, f"a list has the shape {list(items.shape)}")
+        if items.min() < 0 or items.max() >= n_items:
+            raise _failed_probe(directory, "it recommends items outside the vocabulary")
+        if any(len(set(row)) < len(row) for row in items.tolist()):
+            raise _failed_probe(directory, "it recommends an item twice")
+        if (np.diff(scores, axis=1) > 0).any():
+            raise _failed_probe(directory, "its lists are not in the order of their scores")
+        self._multiple = self._stable_multiple(directory, once, indexes)
+
+    def _stable_multiple(
+        self, directory: Path, states: StateRows, indexes: NDArray[np.int64]
+    ) -> int:
+        """Smallest multiple to which batches must be padded for rows not to depend on the batch.
+
+        1 on every processor measured; another one's kernels may treat a single row in their own way.
+        """
+
+        def results(rows: slice) -> tuple[NDArray[Any], ...]:
+            return self.step(states[rows], indexes[rows]), *self.top_k(states[rows], 20)
+
+        for multiple in _MULTIPLES:
+            self._multiple = multiple
+            if rows_are_independent(results, len(indexes)):
+                return multiple
+        raise _failed_probe(
+            directory, "its answers depend on the other clicks of a batch on this processor"
+        )
+
+
+def rows_are_independent(results: Callable[[slice], tuple[NDArray[Any], ...]], n_rows: int) -> bool:
+    """Whether a row comes out the same, bit for bit, in batches of several sizes and offsets."""
+    whole = results(slice(0, n_rows))
+    for start, size in ((0, 1), (n_rows - 1, 1), (1, 2), (2, 3), (3, 5), (5, 16), (7, n_rows - 7)):
+        rows = slice(start, start + size)
+        part = results(rows)
+        if any(a[rows].tobytes() != b.tobytes() for a, b in zip(whole, part, strict=True)):
+            return False
+    return True
+
+
+class _Fields:
+    """Where each state tensor lies in the bytes of a row."""
+
+    def __init__(self, tensors: tuple[StateTensor, ...]) -> None:
+        self._places: list[tuple[str, int, int, np.dtype[Any], tuple[int, ...]]] = []
+        end = 0
+        for tensor in tensors:
+            start, end = end, end + tensor.size_bytes
+            dtype = np.dtype(tensor.dtype).newbyteorder("<")
+            self._places.append((tensor.name, start, end, dtype, tensor.shape))
+        self.size_bytes = end
+
+    def split(self, rows: StateRows) -> dict[str, NDArray[Any]]:
+        """uint8 [n, size_bytes] -> the tensors, [n, *shape] each."""
+        return {
+            name: np.ascontiguousarray(rows[:, start:end]).view(dtype).reshape(len(rows), *shape)
+            for name, start, end, dtype, shape in self._places
+        }
+
+    def join(self, tensors: list[NDArray[Any]]) -> StateRows:
+        rows = [tensor.reshape(len(tensor), -1).view(np.uint8) for tensor in tensors]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+
+def _session(bundle: Bundle, graph: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    # One worker is one core: a second thread would spin on another worker's.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors; they reach us as exceptions as well
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if not _is_runtime_error(error):
+            raise
+        raise _failed_probe(bundle.directory, f"ONNX Runtime cannot load it ({error})") from error
+
+
+def _is_runtime_error(error: Exception) -> bool:
+    """ONNX Runtime's exceptions share no base class of their own."""
+    return type(error).__module__.startswith("onnxruntime") or isinstance(
+        error, (RuntimeError, ValueError)
+    )
+
+
+def _failed_probe(directory: Path, problem: str) -> BundleError:
+    return BundleError(
+        f"bundle {directory} is refused: {problem}.  Train and publish again, or promote another "
+        "version with `nextclick models promote VERSION`"
+    )

@@ -1,0 +1,395 @@
+"""A model bundle on disk: written so that it is whole or not there, read only when every check passes.
+
+What the files are is said in `stream_app.core.manifest`.  Nothing in a bundle is ever executed but
+the operators listed here, and nothing outside its directory is ever read on its behalf.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import safetensors
+import safetensors.numpy
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from stream_app.core.errors import BundleError, ConfigurationError
+from stream_app.core.manifest import (
+    ITEMS_FILE,
+    MANIFEST_FILE,
+    SCORE_FILE,
+    STEP_FILE,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    ModelManifest,
+    StateTensor,
+)
+from stream_app.core.vocabulary import ItemVocabulary
+
+Tensors = Mapping[str, NDArray[Any]]
+
+REQUIRED_FILES: Final = (STEP_FILE, SCORE_FILE, VOCABULARY_FILE, ITEMS_FILE, WEIGHTS_FILE)
+ITEM2VEC: Final = "item2vec"
+POPULARITY: Final = "popularity"
+
+OPSETS: Final = range(13, 25)
+"""Operator sets we know the operators of."""
+
+ALLOWED_OPERATORS: Final = frozenset(
+    """
+    Abs Add Cast Clip Concat Constant ConstantOfShape Div Elu Equal Erf Exp Expand Flatten Gather
+    GatherElements GatherND Gelu Gemm Greater Identity LayerNormalization LeakyRelu Less Log MatMul Max
+    Min Mod Mul Neg Pad Pow Range ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape
+    Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum Tanh TopK Transpose Unsqueeze Where
+    """.split()  # noqa: SIM905 - 60 quoted names would hide which they are
+)
+"""Plain arithmetic on tensors: no loops, no branches, no strings, no files, no chance."""
+
+_TEMPORARY: Final = ".partial-"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that passed every check short of running it (`OnnxScorer.load` does that)."""
+
+    directory: Path
+    manifest: ModelManifest
+    vocabulary: ItemVocabulary
+    step: bytes
+    """`step.onnx` as it was verified; run these bytes, not the file."""
+    score: bytes
+    item2vec: NDArray[np.float32]
+    """[n_items, dim]."""
+    popularity: NDArray[np.float32]
+    """[n_items]: share of the clicks of the training window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleContent:
+    """What goes into a bundle; the manifest's hashes and sizes follow from it."""
+
+    model_version: str
+    created_at: str
+    architecture: str
+    state: Sequence[StateTensor]
+    vocabulary: ItemVocabulary
+    step: bytes
+    score: bytes
+    item2vec: NDArray[np.float32]
+    popularity: NDArray[np.float32]
+    weights: Tensors
+    """Everything training needs to go on from here, by name; no NaN."""
+    hyperparameters: Mapping[str, Any]
+    training: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    software: Mapping[str, str]
+
+
+def write_bundle(target: Path, content: BundleContent) -> ModelManifest:
+    """Publish a bundle as the directory `target`, which must not exist: whole, or not at all.
+
+    A process killed on the way leaves a hidden `.partial-` sibling that `remove_leftovers` clears.
+    Raises `ConfigurationError` where the place cannot be written to or is taken.
+    """
+    if target.exists():
+        raise ConfigurationError(f"{target} exists already: name another directory, or remove it")
+    temporary = target.with_name(f".{target.name}{_TEMPORARY}{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        manifest = _write_files(temporary, content)
+        fsync_directory(temporary)
+        temporary.rename(target)
+        fsync_directory(target.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(target, error) from error
+    return manifest
+
+
+def write_bundle_into(directory: Path, content: BundleContent) -> ModelManifest:
+    """Lay a bundle into a directory that holds other files, too (a checkpoint).
+
+    The manifest goes first and comes back last, so that a half-written one is no bundle at all.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MANIFEST_FILE).unlink(missing_ok=True)
+        manifest = _write_files(directory, content)
+        fsync_directory(directory)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    return manifest
+
+
+def remove_leftovers(parent: Path) -> list[Path]:
+    """Remove what a killed writer left in `parent`, and say what it was.
+
+    Only for a directory with one writer: a bundle being written by somebody else goes as well.
+    """
+    leftovers = sorted(parent.glob(f".*{_TEMPORARY}*")) if parent.is_dir() else []
+    for path in leftovers:
+        shutil.rmtree(path, ignore_errors=True)
+    return leftovers
+
+
+def open_bundle(directory: Path) -> Bundle:
+    """Read and verify a bundle: hashes, vocabulary, graphs, shapes, finite numbers.
+
+    Raises `BundleError` saying what is wrong and what to do.  Reads every file once (0.1 s for 50 MB).
+    """
+    manifest = read_manifest(directory)
+    missing = sorted(set(REQUIRED_FILES) - set(manifest.files))
+    if missing:
+        raise _refused(directory, f"the manifest does not list {', '.join(missing)}")
+    data = {
+        name: _read_verified(directory, name, digest) for name, digest in manifest.files.items()
+    }
+
+    vocabulary = ItemVocabulary.from_json(
+        data[VOCABULARY_FILE], expected_sha256=manifest.vocabulary_sha256
+    )
+    if len(vocabulary) != manifest.n_items:
+        raise _refused(
+            directory,
+            f"{len(vocabulary)} items in the vocabulary, {manifest.n_items} in the manifest",
+        )
+    for problem in (
+        *_graph_problems(STEP_FILE, data[STEP_FILE], *_step_signature(manifest)),
+        *_graph_problems(SCORE_FILE, data[SCORE_FILE], *_score_signature(manifest)),
+    ):
+        raise _refused(directory, problem)
+    items = _finite_tensors(directory, ITEMS_FILE, data[ITEMS_FILE])
+    _finite_tensors(directory, WEIGHTS_FILE, data[WEIGHTS_FILE])
+    item2vec = _table(directory, items, ITEM2VEC, n_items=manifest.n_items, rank=2)
+    popularity = _table(directory, items, POPULARITY, n_items=manifest.n_items, rank=1)
+    return Bundle(
+        directory=directory,
+        manifest=manifest,
+        vocabulary=vocabulary,
+        step=data[STEP_FILE],
+        score=data[SCORE_FILE],
+        item2vec=item2vec,
+        popularity=popularity,
+    )
+
+
+def read_manifest(directory: Path) -> ModelManifest:
+    """The manifest alone, nothing verified.  Raises `BundleError` where there is none."""
+    try:
+        data = (directory / MANIFEST_FILE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(
+            f"{directory} is no model bundle: it has no {MANIFEST_FILE}.  Make one with "
+            "`nextclick train --data FILE --out DIR` or `nextclick retrain --once`"
+        ) from error
+    except OSError as error:
+        raise BundleError(f"{directory / MANIFEST_FILE}: {error.strerror}") from error
+    return ModelManifest.from_json(data)
+
+
+def read_weights(directory: Path) -> dict[str, NDArray[Any]]:
+    """Tensors of `weights.safetensors`, the hash verified: training goes on from them."""
+    digest = read_manifest(directory).files.get(WEIGHTS_FILE, "")
+    data = _read_verified(directory, WEIGHTS_FILE, digest)
+    return _finite_tensors(directory, WEIGHTS_FILE, data)
+
+
+def cannot_write(target: object, error: OSError) -> ConfigurationError:
+    reason = error.strerror or error
+    return ConfigurationError(
+        f"cannot write to {target}: {reason}.  Check that the directory exists, is writable "
+        "for this user and has room, or set another one (--registry, NEXTCLICK_REGISTRY)"
+    )
+
+
+def fsync_directory(directory: Path) -> None:
+    """A rename is durable only once its directory is."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_files(directory: Path, content: BundleContent) -> ModelManifest:
+    tables = {
+        ITEM2VEC: np.ascontiguousarray(content.item2vec, dtype=np.float32),
+        POPULARITY: np.ascontiguousarray(content.popularity, dtype=np.float32),
+    }
+    weights = {name: np.ascontiguousarray(array) for name, array in content.weights.items()}
+    data = {
+        STEP_FILE: content.step,
+        SCORE_FILE: content.score,
+        VOCABULARY_FILE: content.vocabulary.to_json(),
+        ITEMS_FILE: safetensors.numpy.save(tables),
+        WEIGHTS_FILE: safetensors.numpy.save(weights),
+    }
+    manifest = ModelManifest(
+        model_version=content.model_version,
+        created_at=content.created_at,
+        architecture=content.architecture,
+        hyperparameters=dict(content.hyperparameters),
+        state=tuple(content.state),
+        n_items=len(content.vocabulary),
+        vocabulary_sha256=content.vocabulary.sha256,
+        files={name: hashlib.sha256(raw).hexdigest() for name, raw in data.items()},
+        training=dict(content.training),
+        metrics=dict(content.metrics),
+        software=dict(content.software),
+    )
+    for name, raw in (*data.items(), (MANIFEST_FILE, manifest.to_json())):
+        temporary = directory / f".{name}{_TEMPORARY}"
+        with temporary.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / name)
+    return manifest
+
+
+def _read_verified(directory: Path, name: str, expected_sha256: str) -> bytes:
+    path = directory / name
+    if name in {"", ".", ".."} or Path(name).name != name or path.is_symlink():
+        raise _refused(directory, f"{name!r} is no file of the bundle's own directory")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _refused(directory, f"{name} cannot be read ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != expected_sha256:
+        raise _refused(
+            directory, f"{name} ({len(data)} bytes) does not have the SHA-256 of the manifest"
+        )
+    return data
+
+
+def _refused(directory: Path, problem: str) -> BundleError:
+    return BundleError(
+        f"bundle {directory} is refused: {problem}.  It was damaged or not made by this nextclick: "
+        "publish the model again (`nextclick export`, `nextclick retrain --once`), or promote another "
+        "version"
+    )
+
+
+def _finite_tensors(directory: Path, name: str, data: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise _refused(directory, f"{name} is no safetensors file ({error})") from error
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise _refused(directory, f"tensor {key} of {name} holds NaN or infinity")
+    return tensors
+
+
+def _table(
+    directory: Path, tensors: Tensors, name: str, *, n_items: int, rank: int
+) -> NDArray[np.float32]:
+    table = tensors.get(name)
+    if table is None or table.dtype != np.float32 or table.ndim != rank or len(table) != n_items:
+        found = "missing" if table is None else f"{table.dtype} {list(table.shape)}"
+        shape = "[n_items]" if rank == 1 else "[n_items, dim]"
+        raise _refused(
+            directory, f"{name} of {ITEMS_FILE} is {found}, not float32 {shape} of {n_items} items"
+        )
+    return table
+
+
+Signature = dict[str, tuple[int, tuple[int | None, ...]]]
+"""Tensor name -> element type, shape; None: any size."""
+
+
+def _step_signature(manifest: ModelManifest) -> tuple[Signature, Signature]:
+    states = _states(manifest)
+    after = {f"next_{name}": kind for name, kind in states.items()}
+    return {"item": (TensorProto.INT64, (None,)), **states}, after
+
+
+def _score_signature(manifest: ModelManifest) -> tuple[Signature, Signature]:
+    return (
+        {"k": (TensorProto.INT64, (1,)), **_states(manifest)},
+        {"scores": (TensorProto.FLOAT, (None, None)), "items": (TensorProto.INT64, (None, None))},
+    )
+
+
+def _states(manifest: ModelManifest) -> Signature:
+    kinds = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
+    return {tensor.name: (kinds[tensor.dtype], (None, *tensor.shape)) for tensor in manifest.state}
+
+
+def _graph_problems(file: str, data: bytes, inputs: Signature, outputs: Signature) -> Iterator[str]:
+    """What is wrong with a graph, worst first.  Nothing outside `data` is read."""
+    try:
+        model = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        yield f"{file} is no ONNX model ({error})"
+        return
+    graph = model.graph
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    if set(opsets) - {"", "ai.onnx"} or model.functions:
+        yield f"{file} uses operators of its own ({', '.join(sorted(set(opsets) - {''}))})"
+    version = opsets.get("", opsets.get("ai.onnx", 0))
+    if version not in OPSETS:
+        yield f"{file} has operator set {version}, not {OPSETS.start} to {OPSETS.stop - 1}"
+    for node in graph.node:
+        if node.domain not in {"", "ai.onnx"} or node.op_type not in ALLOWED_OPERATORS:
+            yield f"{file} uses the operator {node.domain}::{node.op_type}, which is not allowed"
+        if any(a.HasField("g") or a.graphs or a.sparse_tensors for a in node.attribute):
+            yield f"{file} has a graph or a sparse tensor inside its operator {node.op_type}"
+    if graph.sparse_initializer:
+        yield f"{file} has sparse weights, which are not allowed"
+    for tensor in _tensors(graph):
+        if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
+            yield f"{file} keeps tensor {tensor.name} in another file (external data)"
+        elif not _is_finite(tensor):
+            yield f"tensor {tensor.name} of {file} holds NaN or infinity, or is damaged"
+    yield from _signature_problems(f"inputs of {file}", graph.input, inputs)
+    yield from _signature_problems(f"outputs of {file}", graph.output, outputs)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        yield f"{file} is no valid ONNX model ({str(error).splitlines()[0]})"
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _is_finite(tensor: onnx.TensorProto) -> bool:
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError):
+        return False
+    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
+
+
+def _signature_problems(
+    what: str, found: Sequence[onnx.ValueInfoProto], expected: Signature
+) -> Iterator[str]:
+    names = [value.name for value in found]
+    if sorted(names) != sorted(expected):
+        yield f"{what} are {', '.join(names)}, the manifest declares {', '.join(expected)}"
+        return
+    for value in found:
+        kind, shape = expected[value.name]
+        tensor = value.type.tensor_type
+        actual = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        fits = len(actual) == len(shape) and all(
+            have == want for have, want in zip(actual, shape, strict=True)
+        )
+        if tensor.elem_type != kind or not fits:
+            yield (
+                f"{value.name} among the {what} has shape {actual}, element type {tensor.elem_type}; "
+                f"the manifest declares {list(shape)}, {kind}"
+            )

@@ -1,0 +1,92 @@
+"""Small hand-made bundles: real graphs with random weights, no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from export.graphs import LayerWeights, NetworkWeights, score_graph, step_graph
+from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.files.bundle import BundleContent, write_bundle
+
+
+def random_weights(
+    n_items: int = 50,
+    units: int = 16,
+    seed: int = 0,
+    *,
+    layers: int = 1,
+    cell: Literal["gru", "rnn"] = "gru",
+) -> NetworkWeights:
+    """A network that was never trained; its answers are varied and far from ties."""
+    rng = np.random.default_rng(seed)
+    gates = 3 if cell == "gru" else 1
+
+    def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return rng.normal(size=shape).astype(np.float32)
+
+    return NetworkWeights(
+        cell=cell,
+        item_table=normal(n_items, units),
+        layers=tuple(
+            LayerWeights(
+                hidden=normal(units, gates * units) / units**0.5,
+                hidden_bias=normal(gates * units) * 0.1,
+                input=normal(units, gates * units) / units**0.5,
+                input_bias=normal(gates * units) * 0.1,
+            )
+            for _ in range(layers)
+        ),
+        output_matrix=normal(n_items, units),
+        output_bias=normal(n_items) * 0.1,
+    )
+
+
+def bundle_content(
+    n_items: int = 50,
+    units: int = 16,
+    seed: int = 0,
+    *,
+    ids: Sequence[str] | None = None,
+    version: str | None = None,
+    weights: NetworkWeights | None = None,
+) -> BundleContent:
+    """ids: the vocabulary, `item-0` ... if not given; version: made up from the seed if not given."""
+    vocabulary = ItemVocabulary(ids if ids is not None else [f"item-{i}" for i in range(n_items)])
+    network = weights or random_weights(len(vocabulary), units, seed)
+    rng = np.random.default_rng(seed)
+    popularity = rng.dirichlet(np.ones(len(vocabulary))).astype(np.float32)
+    return BundleContent(
+        model_version=version or f"20260101T{seed:06d}Z-{seed:04x}",
+        created_at="2026-01-01T00:00:00Z",
+        architecture="gru4rec",
+        state=network.state,
+        vocabulary=vocabulary,
+        step=step_graph(network).SerializeToString(),
+        score=score_graph(network).SerializeToString(),
+        item2vec=rng.normal(size=(len(vocabulary), 8)).astype(np.float32),
+        popularity=popularity,
+        weights={"output_matrix": network.output_matrix, "output_bias": network.output_bias},
+        hyperparameters={"units": units},
+        training={},
+        metrics={},
+        software={},
+    )
+
+
+def make_bundle(
+    parent: Path,
+    n_items: int = 50,
+    units: int = 16,
+    seed: int = 0,
+    *,
+    ids: Sequence[str] | None = None,
+    version: str | None = None,
+    weights: NetworkWeights | None = None,
+) -> Path:
+    """A bundle directory under `parent`, named by its version.  Different seeds, different models."""
+    content = bundle_content(n_items, units, seed, ids=ids, version=version, weights=weights)
+    directory = parent / content.model_version
+    write_bundle(directory, content)
+    return directory
