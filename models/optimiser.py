@@ -1,0 +1,93 @@
+"""Adagrad with momentum as GRU4Rec uses it: rows that a step does not touch stay untouched."""
+
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+EPSILON: Final = 1e-6
+"""Inside the root (`torch.optim.Adagrad` adds it outside, which learns visibly otherwise here)."""
+
+
+class MomentumAdagrad:
+    """acc += g^2;  v = momentum v - learning_rate g / sqrt(acc + 1e-6);  weight += v.
+
+    Accumulators start at 0, so a weight's first step has the size of the learning rate.  For item
+    tables all three lines apply to the touched rows only, velocity included.
+    weights: tensors by name, changed in place.
+    """
+
+    def __init__(
+        self, weights: dict[str, Tensor], *, learning_rate: float, momentum: float
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self._weights = weights
+        self.accumulators = {name: torch.zeros_like(w) for name, w in weights.items()}
+        self.velocities = (
+            {name: torch.zeros_like(w) for name, w in weights.items()} if momentum else {}
+        )
+        self._scratch = np.empty(max((len(w) for w in weights.values()), default=0), np.int64)
+
+    def step(self, name: str, gradient: Tensor) -> None:
+        """A whole tensor.  gradient: the weight's shape; overwritten."""
+        accumulator = self.accumulators[name].addcmul_(gradient, gradient)
+        gradient.div_((accumulator + EPSILON).sqrt_()).mul_(-self.learning_rate)
+        if self.momentum:
+            gradient = self.velocities[name].mul_(self.momentum).add_(gradient)
+        self._weights[name].add_(gradient)
+
+    def step_rows(self, name: str, rows: Tensor, gradient: Tensor) -> None:
+        """Some rows of a table.  rows: int64 [m], may repeat; gradient: [m, ...]; overwritten.
+
+        Gradients of a repeated row are summed first, then squared: one step per row.
+        """
+        rows, gradient = self._summed(rows, gradient)
+        table = self.accumulators[name]
+        accumulator = table.index_select(0, rows).addcmul_(gradient, gradient)
+        table.index_copy_(0, rows, accumulator)
+        gradient.div_(accumulator.add_(EPSILON).sqrt_()).mul_(-self.learning_rate)
+        if self.momentum:
+            table = self.velocities[name]
+            gradient.add_(table.index_select(0, rows), alpha=self.momentum)
+            table.index_copy_(0, rows, gradient)
+        self._weights[name].index_add_(0, rows, gradient)
+
+    def _summed(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row once, with the sum of its gradients.
+
+        Every row's last occurrence stands for it: cheaper than sorting, and only the repeated ones
+        are added up.
+        """
+        numbers = rows.numpy()
+        order = np.arange(len(numbers))
+        self._scratch[numbers] = order
+        representative = self._scratch[numbers]
+        repeated = np.flatnonzero(representative != order)
+        if len(repeated) == 0:
+            return rows, gradient
+        again = torch.from_numpy(repeated)
+        gradient.index_add_(
+            0, torch.from_numpy(representative[repeated]), gradient.index_select(0, again)
+        )
+        once = torch.from_numpy(np.flatnonzero(representative == order))
+        return rows.index_select(0, once), gradient.index_select(0, once)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a continued training needs, by name."""
+        return {f"accumulator.{n}": t for n, t in self.accumulators.items()} | {
+            f"velocity.{n}": t for n, t in self.velocities.items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Copy a saved state in.  Tables may have fewer rows than ours: new rows start from 0."""
+        for name, ours in self.state().items():
+            theirs = state.get(name)
+            if theirs is None:
+                continue
+            ours.zero_()
+            if theirs.shape == ours.shape:
+                ours.copy_(theirs)
+            else:
+                ours[: len(theirs)].copy_(theirs)

@@ -1,0 +1,131 @@
+"""One step of training: a session-parallel batch in, weights changed, the loss out."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.gru4rec import GRU4Rec
+from models.losses import bpr_max, cross_entropy
+from models.optimiser import MomentumAdagrad
+
+_ITEM_VECTORS = "item_vectors"
+_ITEM_BIAS = "item_bias"
+
+
+class TrainingStep:
+    """Holds what the steps of a training share.
+
+    Only the rows of the item tables that a step touches take part in it: they are gathered, become
+    the leaves of automatic differentiation, and their gradients go back row by row.  The loss has its
+    gradient in closed form.  A step's cost does not grow with the catalogue.
+    """
+
+    def __init__(
+        self, model: GRU4Rec, optimiser: MomentumAdagrad, support: NDArray[np.int64]
+    ) -> None:
+        """support: clicks on each item, int64 [n_items]; for the logQ correction."""
+        self._config = model.config
+        self._model = model
+        self._optimiser = optimiser
+        self._dense = {
+            name: weight
+            for name, weight in model.named_parameters()
+            if name.startswith(("input_weight", "hidden_weight", "input_bias", "hidden_bias"))
+        }
+        log_support = np.log(np.maximum(support, 1))
+        logq = self._config.logq if self._config.loss == "cross-entropy" else 0.0
+        self._logq_in_batch = torch.from_numpy((logq * log_support).astype(np.float32))
+        self._logq_sampled = self._logq_in_batch * self._config.sample_alpha
+        self._has_logq = logq > 0
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        negatives: Tensor,
+        hidden: list[Tensor],
+        generator: torch.Generator,
+    ) -> tuple[float, list[Tensor]]:
+        """inputs, targets: int64 [batch]; negatives: int64 [n_sample]; hidden: [batch, units] each.
+
+        Returns the loss, summed over the rows, and the new hidden states, detached: no gradient
+        crosses a step.  Dropout is in them, and the session carries it on.
+        """
+        config, model = self._config, self._model
+        candidates = torch.cat((targets, negatives))
+        tables = dict(model.named_parameters())
+        input_rows = _leaf(tables[model.input_table], inputs)
+        output_rows = _leaf(tables[_ITEM_VECTORS], candidates)
+        output_bias = _leaf(tables[_ITEM_BIAS], candidates)
+
+        embedded = input_rows
+        if config.dropout_embedding > 0:
+            embedded = embedded * _keep_scale(
+                embedded.shape, config.dropout_embedding, generator
+            )
+        keep_scale = None
+        if config.dropout_hidden > 0:
+            keep_scale = [_keep_scale(h.shape, config.dropout_hidden, generator) for h in hidden]
+        hidden = model.advance(embedded, hidden, keep_scale)
+        bias = output_bias
+        if self._has_logq:
+            bias = bias - self._logq(targets, negatives)
+        scores = torch.addmm(bias, hidden[-1], output_rows.T)  # [batch, batch + n_sample]
+
+        loss, gradient = self._loss(scores.detach())
+        # The nominal batch: a batch that shrinks at the end does not take larger steps per row.
+        scores.backward(gradient.div_(config.batch_size))
+        self._update(inputs, candidates, input_rows, output_rows, output_bias)
+        return float(loss), [state.detach() for state in hidden]
+
+    def _loss(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        config = self._config
+        if config.loss == "cross-entropy":
+            return cross_entropy(scores)
+        return bpr_max(scores, elu_param=config.elu_param, bpreg=config.bpreg)
+
+    def _logq(self, targets: Tensor, negatives: Tensor) -> Tensor:
+        return torch.cat(
+            (
+                self._logq_in_batch.index_select(0, targets),
+                self._logq_sampled.index_select(0, negatives),
+            )
+        )
+
+    @torch.no_grad()
+    def _update(
+        self,
+        inputs: Tensor,
+        candidates: Tensor,
+        input_rows: Tensor,
+        output_rows: Tensor,
+        output_bias: Tensor,
+    ) -> None:
+        optimiser, table = self._optimiser, self._model.input_table
+        for name, weight in self._dense.items():
+            optimiser.step(name, _gradient(weight))
+            weight.grad = None
+        if table == _ITEM_VECTORS:
+            rows = torch.cat((inputs, candidates))
+            gradient = torch.cat((_gradient(input_rows), _gradient(output_rows)))
+            optimiser.step_rows(_ITEM_VECTORS, rows, gradient)
+        else:
+            optimiser.step_rows(table, inputs, _gradient(input_rows))
+            optimiser.step_rows(_ITEM_VECTORS, candidates, _gradient(output_rows))
+        optimiser.step_rows(_ITEM_BIAS, candidates, _gradient(output_bias))
+
+
+def _leaf(table: Tensor, rows: Tensor) -> Tensor:
+    return table.detach().index_select(0, rows).requires_grad_()
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None, "every leaf takes part in the scores"
+    return tensor.grad
+
+
+def _keep_scale(shape: torch.Size, dropout: float, generator: torch.Generator) -> Tensor:
+    """0 with probability `dropout`, else 1 / (1 - dropout): the expectation stays."""
+    keep = 1.0 - dropout
+    return torch.empty(shape).bernoulli_(keep, generator=generator).div_(keep)
