@@ -82,7 +82,7 @@ def block_size(n_items: int) -> int:
 def step_graph(weights: NetworkWeights) -> onnx.ModelProto:
     """`item` int64 [batch] and each state -> `next_<state>`; see `stream_app.core.manifest`.
 
-    The state's rounding to half precision is part of the step: layer and query see what is stored.
+    The state's rounding to half precision is part of the step; the next layer sees it unrounded.
     """
     graph = _Graph()
     signal = graph.node("Gather", graph.constant("item_table", weights.item_table), "item")
@@ -96,8 +96,7 @@ def step_graph(weights: NetworkWeights) -> onnx.ModelProto:
         after = cell(graph, from_input, from_state, before)
         stored = graph.node("Cast", after, output=f"next_{tensor.name}", to=TensorProto.FLOAT16)
         outputs.append(_value(stored, TensorProto.FLOAT16, ["batch", layer.units]))
-        if number + 1 < len(weights.layers):
-            signal = graph.node("Cast", stored, to=TensorProto.FLOAT)
+        signal = after
     inputs = [_value("item", TensorProto.INT64, ["batch"]), *_state_inputs(weights.state)]
     return graph.model("step", inputs, outputs)
 

@@ -1,0 +1,175 @@
+"""One contract for a directory and for a remote store (fsspec's memory:// stands in for it)."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from stream_app.core.errors import BundleError, ConfigurationError
+from stream_app.files import registry as registries
+from stream_app.files.bundle import open_bundle, remove_leftovers
+from stream_app.files.registry import Registry
+from tests.bundles import make_bundle
+
+
+@pytest.fixture(params=["directory", "file-url", "memory"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
+    urls = {
+        "directory": str(tmp_path / "registry"),
+        "file-url": f"file://{tmp_path}/registry",
+        "memory": "memory://models/shop",
+    }
+    yield Registry(urls[request.param], tmp_path / "cache")
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_published_bundle_comes_back(registry: Registry, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, seed=1)
+    version = registry.publish(bundle)
+    assert registry.versions() == [version]
+    assert registry.manifest(version) == open_bundle(bundle).manifest
+    fetched = registry.fetch(version)
+    assert open_bundle(fetched).step == open_bundle(bundle).step
+    assert registry.fetch(version) == fetched
+
+
+def test_versions_come_oldest_first(registry: Registry, tmp_path: Path) -> None:
+    assert registry.versions() == []
+    for seed in (3, 1, 2):
+        registry.publish(make_bundle(tmp_path, seed=seed))
+    assert registry.versions() == sorted(registry.versions())
+    assert len(registry.versions()) == 3
+
+
+def test_a_version_is_published_once(registry: Registry, tmp_path: Path) -> None:
+    registry.publish(make_bundle(tmp_path, seed=1))
+    with pytest.raises(ConfigurationError, match=r"has version .* already"):
+        registry.publish(make_bundle(tmp_path / "again", seed=1))
+
+
+def test_a_damaged_bundle_is_never_published(registry: Registry, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    (bundle / "step.onnx").write_bytes(b"rubbish")
+    with pytest.raises(BundleError, match="SHA-256"):
+        registry.publish(bundle)
+    assert registry.versions() == []
+
+
+def test_only_the_files_of_the_manifest_are_published(registry: Registry, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    (bundle / "checkpoint.bin").write_bytes(b"large")
+    fetched = registry.fetch(registry.publish(bundle))
+    assert not (fetched / "checkpoint.bin").exists()
+
+
+@pytest.mark.parametrize("call", ["manifest", "fetch", "delete"])
+def test_an_unknown_version_is_told_the_known_ones(
+    registry: Registry, tmp_path: Path, call: str
+) -> None:
+    known = registry.publish(make_bundle(tmp_path))
+    with pytest.raises(BundleError, match=f"no version 20300101.*: it has {known}"):
+        getattr(registry, call)("20300101T000000Z-0000")
+
+
+@pytest.mark.parametrize("version", ["", "..", "../secrets", "a/b", "reports", ".hidden"])
+def test_what_is_no_version_leads_nowhere(registry: Registry, version: str) -> None:
+    with pytest.raises(BundleError, match=r"no model version|no version"):
+        registry.manifest(version)
+    with pytest.raises(BundleError, match=r"no model version|no version"):
+        registry.fetch(version)
+
+
+def test_a_deleted_version_is_gone(registry: Registry, tmp_path: Path) -> None:
+    kept = registry.publish(make_bundle(tmp_path, seed=1))
+    gone = registry.publish(make_bundle(tmp_path, seed=2))
+    registry.delete(gone)
+    assert registry.versions() == [kept]
+
+
+def test_reports_are_no_versions(registry: Registry, tmp_path: Path) -> None:
+    version = registry.publish(make_bundle(tmp_path))
+    where = registry.write_report(version, "report.md", b"# well done")
+    assert where.endswith(f"reports/{version}/report.md")
+    assert registry.versions() == [version]
+
+
+def test_a_damaged_cache_is_fetched_again(tmp_path: Path) -> None:
+    registry = Registry("memory://cached", tmp_path / "cache")
+    version = registry.publish(make_bundle(tmp_path))
+    fetched = registry.fetch(version)
+    (fetched / "score.onnx").write_bytes(b"rubbish")
+    assert open_bundle(registry.fetch(version)).manifest.model_version == version
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_an_upload_that_was_cut_off_is_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever upload fails, readers see nothing, and publishing again succeeds."""
+    registry = Registry("memory://cut-off", tmp_path / "cache")
+    bundle = make_bundle(tmp_path)
+    real = registry._files.pipe_file
+    for survived in range(6):
+        uploads = iter(range(100))
+
+        def fails(
+            path: str, value: bytes, uploads: Any = uploads, survived: int = survived
+        ) -> None:
+            if next(uploads) == survived:
+                raise OSError("connection lost")
+            real(path, value)
+
+        monkeypatch.setattr(registry._files, "pipe_file", fails)
+        with pytest.raises(ConfigurationError, match="connection lost"):
+            registry.publish(bundle)
+        assert registry.versions() == []
+    monkeypatch.setattr(registry._files, "pipe_file", real)
+    registry.fetch(registry.publish(bundle))
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_publisher_killed_on_the_way_leaves_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    bundle = make_bundle(tmp_path)
+
+    def killed(_descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registries.os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        registry.publish(bundle)
+    monkeypatch.undo()
+    assert registry.versions() == []
+    assert len(remove_leftovers(tmp_path / "registry")) == 1
+    registry.publish(bundle)
+
+
+def test_a_registry_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "registry").write_text("a file is in the way")
+    registry = Registry(str(tmp_path / "registry" / "models"))
+    for write in (registry.check_writable, lambda: registry.publish(make_bundle(tmp_path))):
+        with pytest.raises(ConfigurationError, match=r"cannot write to registry .*--registry"):
+            write()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_read_only_registry_is_named(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir(mode=0o500)
+    with pytest.raises(ConfigurationError, match="Permission denied"):
+        Registry(str(tmp_path / "registry")).check_writable()
+
+
+def test_a_writable_registry_is_left_as_it_was(registry: Registry) -> None:
+    registry.check_writable()
+    assert registry.versions() == []
+
+
+@pytest.mark.parametrize("url", ["nonsense://models", "abfs://models"])
+def test_a_url_without_a_driver_says_what_to_install(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="driver"):
+        Registry(url)
