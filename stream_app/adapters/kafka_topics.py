@@ -1,0 +1,315 @@
+"""The topics on the broker: what they must look like, creating them, finding what is wrong with them."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.errors import KafkaError, for_code
+
+from stream_app.adapters.kafka_clients import (
+    KafkaConnection,
+    broker_errors,
+    python_client_options,
+)
+from stream_app.core.errors import ConfigurationError, ServiceAwayError
+
+MEBIBYTE: Final = 1024**2
+MESSAGE_BYTES_DEFAULT: Final = 1_048_588
+"""Kafka's own limit where a topic sets none."""
+DEAD_LETTER_ROOM_BYTES: Final = 64 * 1024
+"""A dead letter is the largest click and our headers."""
+
+_ALREADY_EXISTS: Final = 36
+_UNKNOWN_TOPIC: Final = 3
+_COMPACTED: Final = {
+    "cleanup.policy": "compact",
+    # The newest segment is never compacted, and a reader starts from all of it.
+    "segment.bytes": str(32 * MEBIBYTE),
+    "min.cleanable.dirty.ratio": "0.2",
+}
+
+
+class TopicNames(Protocol):
+    """`settings.topics` is one."""
+
+    @property
+    def clicks(self) -> str: ...
+    @property
+    def recommendations(self) -> str: ...
+    @property
+    def dead_letters(self) -> str: ...
+    @property
+    def releases(self) -> str: ...
+    @property
+    def sessions(self) -> str: ...
+    @property
+    def statistics(self) -> str: ...
+    @property
+    def partitions(self) -> int: ...
+    @property
+    def replication(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """A topic as we would create it."""
+
+    name: str
+    partitions: int
+    replication: int
+    configs: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, bootstrap_servers: str) -> str:
+        """The line that creates it with Kafka's own tool."""
+        parts = [
+            f"kafka-topics.sh --bootstrap-server {bootstrap_servers} --create --topic {self.name}",
+            f"--partitions {self.partitions} --replication-factor {self.replication}",
+            *(f"--config {name}={value}" for name, value in self.configs.items()),
+        ]
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """A topic as it is."""
+
+    name: str
+    topic_id: bytes
+    """16 bytes; another one under the same name means that it was deleted and made anew."""
+    partitions: int
+    configs: Mapping[str, str]
+    """Those that differ from the broker's defaults."""
+
+    @property
+    def is_compacted(self) -> bool:
+        return "compact" in self.configs.get("cleanup.policy", "delete")
+
+    @property
+    def message_bytes_max(self) -> int:
+        return int(self.configs.get("max.message.bytes", MESSAGE_BYTES_DEFAULT))
+
+
+@dataclass(frozen=True, slots=True)
+class TopicProblem:
+    """What is wrong, in words that say what to do; `missing` is what to create, if that is it."""
+
+    message: str
+    missing: TopicPlan | None = None
+
+
+def plan_topics(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> list[TopicPlan]:
+    """All six topics.  Where the click topic exists, its partition count decides over the setting."""
+    clicks = existing.get(topics.clicks)
+    partitions = clicks.partitions if clicks else topics.partitions
+    click_bytes = clicks.message_bytes_max if clicks else MESSAGE_BYTES_DEFAULT
+    dead_letter_bytes = max(2 * MEBIBYTE, click_bytes + DEAD_LETTER_ROOM_BYTES)
+    plans = [
+        TopicPlan(topics.clicks, partitions, topics.replication),
+        TopicPlan(topics.recommendations, partitions, topics.replication),
+        TopicPlan(
+            topics.dead_letters,
+            partitions,
+            topics.replication,
+            {"max.message.bytes": str(dead_letter_bytes)},
+        ),
+        TopicPlan(topics.releases, 1, topics.replication, _COMPACTED),
+        TopicPlan(topics.sessions, partitions, topics.replication, _COMPACTED),
+        TopicPlan(topics.statistics, 1, topics.replication, _COMPACTED),
+    ]
+    if topics.replication >= 3:
+        safe = {"min.insync.replicas": "2"}
+        plans = [replace(plan, configs={**plan.configs, **safe}) for plan in plans]
+    return plans
+
+
+def find_problems(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> list[TopicProblem]:
+    """Everything that would go wrong with the topics as they are; empty if nothing would."""
+    plans = {plan.name: plan for plan in plan_topics(topics, existing)}
+    problems = [
+        TopicProblem(f"topic {name} is missing", plan)
+        for name, plan in plans.items()
+        if name not in existing
+    ]
+    twice = len(plans) < 6
+    if twice:
+        problems.append(TopicProblem("two of the topic names are equal: give each its own"))
+    problems += [TopicProblem(text) for text in _wrong_partitions(topics, existing)]
+    problems += [TopicProblem(text) for text in _wrong_configs(topics, existing)]
+    return problems
+
+
+def _wrong_partitions(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> Iterator[str]:
+    clicks = existing.get(topics.clicks)
+    for name in (topics.recommendations, topics.sessions):
+        other = existing.get(name)
+        if clicks and other and clicks.partitions != other.partitions:
+            yield (
+                f"{clicks.name} has {clicks.partitions} partitions, {name} {other.partitions}: they "
+                f"must be equal, since an answer and a state go to the partition of the click; delete "
+                f"{name} and run `nextclick topics create`, or name a new one in the settings"
+            )
+    for name in (topics.releases, topics.statistics):
+        other = existing.get(name)
+        if other and other.partitions != 1:
+            yield (
+                f"{name} has {other.partitions} partitions and must have 1, because its order counts: "
+                "delete it and run `nextclick topics create`, or name a new one in the settings"
+            )
+
+
+def _wrong_configs(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> Iterator[str]:
+    for name in (topics.releases, topics.sessions, topics.statistics):
+        facts = existing.get(name)
+        if facts and not facts.is_compacted:
+            yield (
+                f"{name} is not compacted, so Kafka would delete what is still needed: kafka-configs.sh "
+                f"--alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact"
+            )
+    for name in (topics.clicks, topics.recommendations, topics.dead_letters):
+        facts = existing.get(name)
+        if facts and facts.is_compacted:
+            yield (
+                f"{name} is compacted, so Kafka would drop all but the newest of each session: "
+                "kafka-configs.sh --alter --entity-type topics "
+                f"--entity-name {name} --add-config cleanup.policy=delete"
+            )
+    clicks, dead_letters = existing.get(topics.clicks), existing.get(topics.dead_letters)
+    if clicks and dead_letters:
+        needed = clicks.message_bytes_max + DEAD_LETTER_ROOM_BYTES
+        if dead_letters.message_bytes_max < needed:
+            yield (
+                f"{dead_letters.name} takes messages of {dead_letters.message_bytes_max} bytes, but the "
+                f"largest click and its headers need {needed}: kafka-configs.sh --alter --entity-type "
+                f"topics --entity-name {dead_letters.name} --add-config max.message.bytes={needed}"
+            )
+
+
+def names_of(topics: TopicNames) -> list[str]:
+    return [
+        topics.clicks,
+        topics.recommendations,
+        topics.dead_letters,
+        topics.releases,
+        topics.sessions,
+        topics.statistics,
+    ]
+
+
+@contextmanager
+def admin_client(kafka: KafkaConnection) -> Iterator[KafkaAdminClient]:
+    """An admin client, closed afterwards; connection errors in the block are `ServiceAwayError`."""
+    with broker_errors(kafka):
+        admin = KafkaAdminClient(**python_client_options(kafka))
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+
+def describe(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, TopicFacts]:
+    """Facts of those topics that exist, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in admin.describe_topics(list(dict.fromkeys(names))):
+        if entry["error_code"] == 0:
+            found[entry["name"]] = entry
+        elif entry["error_code"] != _UNKNOWN_TOPIC:
+            raise for_code(entry["error_code"])(entry["name"])
+    if not found:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, _CONFIGS_READ) for name in found]
+    configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    return {
+        name: TopicFacts(
+            name=name,
+            topic_id=uuid.UUID(str(entry["topic_id"])).bytes,
+            partitions=len(entry["partitions"]),
+            configs={key: facts["value"] for key, facts in configs.get(name, {}).items()},
+        )
+        for name, entry in found.items()
+    }
+
+
+_CONFIGS_READ: Final = ["cleanup.policy", "max.message.bytes", "min.insync.replicas"]
+
+
+def topic_facts(kafka: KafkaConnection, *names: str) -> dict[str, TopicFacts]:
+    """Id, partition count and configuration of those of `names` that exist."""
+    with admin_client(kafka) as admin:
+        return describe(admin, names)
+
+
+def topic_id(kafka: KafkaConnection, topic: str) -> bytes:
+    """16 bytes that name the topic's incarnation.  Raises `ConfigurationError` if it is missing."""
+    facts = topic_facts(kafka, topic).get(topic)
+    if facts is None:
+        raise ConfigurationError(f"topic {topic} is missing: run `nextclick topics create`")
+    return facts.topic_id
+
+
+def check_topics(kafka: KafkaConnection, topics: TopicNames) -> list[TopicProblem]:
+    """What is wrong on the broker right now."""
+    return find_problems(topics, topic_facts(kafka, *names_of(topics)))
+
+
+def create_topics(kafka: KafkaConnection, topics: TopicNames) -> list[TopicPlan]:
+    """Create the missing ones and wait until they can be used; returns what was created.
+
+    One that another process creates meanwhile is as good.  Raises `ConfigurationError` if the broker
+    refuses (too few brokers for the replication, no permission), with the commands to run instead.
+    """
+    with admin_client(kafka) as admin:
+        existing = describe(admin, names_of(topics))
+        missing = [plan for plan in plan_topics(topics, existing) if plan.name not in existing]
+        if not missing:
+            return []
+        answer = admin.create_topics(
+            {
+                plan.name: {
+                    "num_partitions": plan.partitions,
+                    "replication_factor": plan.replication,
+                    "configs": dict(plan.configs),
+                }
+                for plan in missing
+            },
+            raise_errors=False,
+        )
+        refused = {
+            entry["name"]: entry["error_message"] or for_code(entry["error_code"]).__name__
+            for entry in answer["topics"]
+            if entry["error_code"] not in (0, _ALREADY_EXISTS)
+        }
+        if refused:
+            raise ConfigurationError(_refusal(kafka, missing, refused))
+        try:
+            admin.wait_for_topics([plan.name for plan in missing])
+        except KafkaError as error:
+            raise ServiceAwayError(f"the new topics have no leader yet: {error}") from error
+        return missing
+
+
+def ensure_topics(kafka: KafkaConnection, topics: TopicNames) -> dict[str, TopicFacts]:
+    """Create what is missing, refuse what is wrong; the facts of all six by name.
+
+    For processes that start.  Raises `ConfigurationError` naming everything that is wrong at once.
+    """
+    create_topics(kafka, topics)
+    facts = topic_facts(kafka, *names_of(topics))
+    problems = find_problems(topics, facts)
+    if problems:
+        raise ConfigurationError("\n".join(problem.message for problem in problems))
+    return facts
+
+
+def _refusal(kafka: KafkaConnection, missing: list[TopicPlan], refused: Mapping[str, str]) -> str:
+    reasons = "\n".join(f"  {name}: {reason}" for name, reason in refused.items())
+    commands = "\n".join(
+        f"  {plan.command(kafka.bootstrap_servers)}" for plan in missing if plan.name in refused
+    )
+    return (
+        f"the broker refused to create topics:\n{reasons}\n"
+        "set topics.replication to at most the number of brokers, or have someone with the permission "
+        f"run:\n{commands}"
+    )
