@@ -125,7 +125,7 @@ class ClickProducer(stock.Producer):
         sent = []
         batch = producer.create_batch()
         for key, value, headers in messages:
-            arguments = {"key": key, "value": value, "timestamp": None, "headers": headers}
+            arguments = {"key": key, "value": value, "timestamp": None, "headers": list(headers)}
             if batch.append(**arguments) is None:
                 sent.append((await self._submit(batch, topic, partition), batch.record_count()))
                 batch = producer.create_batch()
