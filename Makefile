@@ -1,0 +1,143 @@
+# Two environments, both made from plain Python by `make setup`, and by whatever target needs them:
+#   .venv            serving, the demo and the tools; no torch, on purpose
+#   .venv-training   the same plus torch
+# Versions are pinned in requirements/*.txt; `make lock` writes those anew from pyproject.toml.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+# A smaller torch where the machine has no GPU: make setup TORCH_BACKEND=cpu
+TORCH_BACKEND ?=
+PYTEST_ARGS ?=
+
+SERVING := .venv
+TRAINING := .venv-training
+UV := $(SERVING)/bin/uv
+INSTALL := $(UV) pip install --quiet
+SOURCES := stream_app models export tests
+
+##@ Try it
+
+.PHONY: demo
+demo: $(SERVING)/.serving ## The whole system on this machine.  SECONDS=420 ends it by itself; REPORT=FILE writes figures; DATA=FILE streams a real log
+	$(SERVING)/bin/nextclick demo \
+		$(if $(SECONDS),--seconds "$(SECONDS)") \
+		$(if $(REPORT),--report "$(REPORT)") \
+		$(if $(DATA),--data "$(DATA)") $(ARGS)
+
+.PHONY: retrain
+retrain: $(TRAINING)/.training ## Train one model from the click log and publish it if it is better.  ARGS="--every 15m" repeats
+	$(TRAINING)/bin/nextclick retrain $(or $(ARGS),--once)
+
+##@ Develop
+
+.PHONY: setup
+setup: $(SERVING)/.dev $(TRAINING)/.dev ## Both environments with everything development needs (a second run takes no time)
+
+.PHONY: check
+check: lint types imports spelling ## The static part: ruff, mypy --strict, import contracts, spelling
+
+.PHONY: test
+test: $(SERVING)/.dev $(TRAINING)/.dev ## Every test, a real Kafka included.  PYTEST_ARGS="-k session" picks some
+	@mkdir -p build
+	@status=0; \
+	echo "== serving, without torch ($(SERVING))"; \
+	$(SERVING)/bin/python -m pytest --ignore=tests/models --ignore=tests/export $(PYTEST_ARGS) \
+		2>&1 | tee build/test-serving.log || status=1; \
+	echo "== training and export, with torch ($(TRAINING))"; \
+	$(TRAINING)/bin/python -m pytest tests/models tests/export $(PYTEST_ARGS) \
+		2>&1 | tee build/test-training.log || status=1; \
+	echo "== serving, then training and export:"; \
+	tail -n 1 build/test-serving.log; \
+	tail -n 1 build/test-training.log; \
+	exit $$status
+
+.PHONY: format
+format: $(SERVING)/.dev ## Put every file into the shape that `make check` wants
+	$(SERVING)/bin/ruff check --fix --exit-zero --quiet $(SOURCES)
+	$(SERVING)/bin/ruff format $(SOURCES)
+
+##@ Parts of the above
+
+.PHONY: lint
+lint: $(SERVING)/.dev ## ruff: rules and format
+	$(SERVING)/bin/ruff check $(SOURCES)
+	$(SERVING)/bin/ruff format --check $(SOURCES)
+
+.PHONY: types
+types: $(SERVING)/.dev $(TRAINING)/.dev ## mypy --strict: stream_app where torch is absent, models and export where it is present
+	$(SERVING)/bin/mypy -p stream_app
+	$(TRAINING)/bin/mypy --cache-dir .mypy_cache/training -p models -p export
+
+.PHONY: imports
+imports: $(SERVING)/.dev ## import-linter: who may import whom (the contracts are in pyproject.toml)
+	$(SERVING)/bin/lint-imports --no-logo
+
+.PHONY: spelling
+spelling: $(SERVING)/.dev ## codespell over code and prose
+	$(SERVING)/bin/codespell
+
+.PHONY: serving-env
+serving-env: $(SERVING)/.serving ## The light environment: worker, archive, statistics, demo
+
+.PHONY: training-env
+training-env: $(TRAINING)/.training ## The environment with torch: train, export, retrain
+
+.PHONY: lock
+lock: $(SERVING)/.uv ## Pin what pyproject.toml asks for (requirements/*.txt).  UPGRADE=--upgrade takes newer versions
+	bash requirements/lock.sh $(UV) $(UPGRADE)
+
+.PHONY: clean
+clean: ## Remove caches and build outputs; environments, models and click logs stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: clean-all
+clean-all: clean ## The same, and the two environments
+	rm -rf $(SERVING) $(TRAINING) *.egg-info
+
+.PHONY: help
+help: ## This text
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# A stamp stands for a finished installation: it is written last, and is out of date when the pins are
+# newer.  Each builds on the one before it.
+
+$(SERVING)/.uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "nextclick needs Python 3.11 or newer; '$(PYTHON)' is not.  Name another: make PYTHON=python3.12 ..." >&2; \
+		exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "This Python cannot make environments.  On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+		exit 2; }
+	@echo "Making $(SERVING) ..."
+	@$(PYTHON) -m venv $(SERVING)
+	@$(SERVING)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(SERVING)/.serving: $(SERVING)/.uv requirements/serving.txt pyproject.toml
+	@$(INSTALL) --python $(SERVING)/bin/python -r requirements/serving.txt
+	@$(INSTALL) --python $(SERVING)/bin/python --no-deps -e .
+	@touch $@
+
+$(SERVING)/.dev: $(SERVING)/.serving requirements/dev.txt
+	@$(INSTALL) --python $(SERVING)/bin/python -r requirements/dev.txt
+	@touch $@
+
+$(TRAINING)/.training: $(SERVING)/.uv requirements/training.txt pyproject.toml
+	@echo "Making $(TRAINING) with torch (the first time this takes a while) ..."
+	@test -x $(TRAINING)/bin/python || $(UV) venv --quiet --python $(SERVING)/bin/python $(TRAINING)
+	@$(INSTALL) --python $(TRAINING)/bin/python $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND)) \
+		-r requirements/training.txt
+	@$(INSTALL) --python $(TRAINING)/bin/python --no-deps -e .
+	@touch $@
+
+$(TRAINING)/.dev: $(TRAINING)/.training requirements/dev.txt
+	@$(INSTALL) --python $(TRAINING)/bin/python -r requirements/dev.txt
+	@touch $@
