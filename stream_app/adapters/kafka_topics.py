@@ -243,10 +243,19 @@ def topic_facts(kafka: KafkaConnection, *names: str) -> dict[str, TopicFacts]:
 
 def topic_id(kafka: KafkaConnection, topic: str) -> bytes:
     """16 bytes that name the topic's incarnation.  Raises `ConfigurationError` if it is missing."""
+    return _facts_of(kafka, topic).topic_id
+
+
+def partition_count(kafka: KafkaConnection, topic: str) -> int:
+    """Raises `ConfigurationError` if the topic is missing."""
+    return _facts_of(kafka, topic).partitions
+
+
+def _facts_of(kafka: KafkaConnection, topic: str) -> TopicFacts:
     facts = topic_facts(kafka, topic).get(topic)
     if facts is None:
         raise ConfigurationError(f"topic {topic} is missing: run `nextclick topics create`")
-    return facts.topic_id
+    return facts
 
 
 def check_topics(kafka: KafkaConnection, topics: TopicNames) -> list[TopicProblem]:
