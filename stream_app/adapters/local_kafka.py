@@ -257,7 +257,7 @@ class LocalKafka:
     def _format(self, kafka: Distribution, properties: Path, flags: tuple[str, ...]) -> None:
         quiet = tuple(flag for flag in flags if not flag.startswith("-XX:AOTCacheOutput"))
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ("format", "--cluster-id", cluster_id, "--config", str(properties))
+        arguments = ("format", f"--cluster-id={cluster_id}", "--config", str(properties))
         outcome = subprocess.run(
             kafka.command("kafka.tools.StorageTool", *arguments, flags=quiet),
             capture_output=True,
