@@ -13,6 +13,8 @@ UV_VERSION := 0.13.9
 # A smaller torch where the machine has no GPU: make setup TORCH_BACKEND=cpu
 TORCH_BACKEND ?=
 PYTEST_ARGS ?=
+# Trust what the machine trusts, as pip does: many networks have a certificate authority of their own.
+export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/*.crt /etc/pki/tls/certs/*.crt),true,false)
 
 SERVING := .venv
 TRAINING := .venv-training
