@@ -39,6 +39,11 @@ class ClickFeed:
         """Clicks that wait to be taken."""
         return self._waiting
 
+    @property
+    def in_flight(self) -> int:
+        """Batches taken and not finished."""
+        return self._in_flight
+
     async def wait_for_room(self) -> None:
         while self._waiting >= ROOM_CLICKS:
             await self._change()

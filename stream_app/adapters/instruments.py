@@ -87,6 +87,7 @@ class WorkerInstruments:
     """The stream processor's metrics."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
         self.clicks = Counter(
             "nextclick_clicks",
             "Clicks by what became of them: recommended, dead_lettered or ignored_<reason>; they sum to "

@@ -12,7 +12,7 @@ COMMANDS: dict[str, str] = {
     "demo": "stream_app.cli.demo:demo",
     "broker": "stream_app.cli.broker:broker",
     "topics": "stream_app.cli.topics:topics",
-    "worker": "stream_app.cli.services:worker",
+    "worker": "stream_app.cli.worker:worker",
     "archive": "stream_app.cli.services:archive",
     "statistics": "stream_app.cli.services:statistics",
     "evaluate": "stream_app.cli.evaluate:evaluate",

@@ -29,6 +29,10 @@ from stream_app.settings import Settings
 PIPELINE_DEPTH: Final = 2
 """Batches that may wait between two stages; more would only add latency."""
 
+STUCK_SECONDS: Final = 120.0
+"""A batch in flight for so long without any being finished: restart us (the producer's own patience
+with a broker that is away is 40 s)."""
+
 log = get_logger("worker")
 
 
@@ -78,6 +82,7 @@ class RecommendationLoop:
         self._hurry.set()
         self._encode = msgspec.json.Encoder().encode
         self._dead_in_a_row = 0
+        self._progress_at = time.monotonic()
         self.owned: set[int] = set()
 
     def tasks(self) -> list[Awaitable[None]]:
@@ -96,6 +101,12 @@ class RecommendationLoop:
             return
         except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be acknowledged after it
             die(error)
+
+    def is_healthy(self) -> tuple[bool, str]:
+        """Whether clicks get done: liveness comes from progress, not from a thread being alive."""
+        seconds = time.monotonic() - self._progress_at
+        stuck = self._app.feed.in_flight > 0 and seconds > STUCK_SECONDS
+        return not stuck, f"{seconds:.0f} s since a batch was finished" if stuck else "alive"
 
     # -- after a rebalance ----------------------------------------------------------------------------
 
@@ -149,6 +160,8 @@ class RecommendationLoop:
         feed = self._app.feed
         while True:
             taken = await feed.take(serving.batch_clicks_max, hurry=self._hurry)
+            if feed.in_flight == 1:
+                self._progress_at = time.monotonic()  # idle until now, not stuck
             began = time.perf_counter()
             answers = self._answers.now(taken.records)
             outcome = recommend_batch(
@@ -254,6 +267,7 @@ class RecommendationLoop:
             with self._instruments.stage("settle"):
                 await self._await_changelog(work)
             self._app.feed.finished(work.taken)
+            self._progress_at = time.monotonic()
 
     async def _await_changelog(self, work: Work) -> None:
         persisted = {}
