@@ -123,12 +123,13 @@ def _id(value: str | float | None, field: str) -> str | None:
     """Ids are strings and may look like anything; numbers are turned into strings."""
     if value is None:
         return None
-    if not isinstance(value, str):
-        if isinstance(value, float):
-            if not math.isfinite(value):
-                raise BadRecordError("BadId", f"{field} is no finite number")
-            value = int(value) if value.is_integer() else value
-        return str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise BadRecordError("BadId", f"{field} is no finite number")
+        # Above 2**53 a float has lost digits, and writing them out would make some up.
+        value = str(int(value) if value.is_integer() and abs(value) < 2**53 else value)
+    elif not isinstance(value, str):
+        value = str(value)
     if not value:
         raise BadRecordError("BadId", f"{field} is the empty string")
     if len(value) * 4 > ID_BYTES_MAX and len(_utf8(value, field)) > ID_BYTES_MAX:
@@ -153,7 +154,7 @@ def _event_time_ms(
         hint = "; it looks like seconds" if event_time_ms > 0 else ""
         raise BadRecordError(
             "BadEventTime",
-            f"event_time {value} is before the year 2000{hint}: send milliseconds since 1970 "
+            f"event_time {str(value)[:40]} is before the year 2000{hint}: send milliseconds since 1970 "
             "or RFC 3339",
         )
     limit_ms = EVENT_TIME_MS_MAX
@@ -162,7 +163,7 @@ def _event_time_ms(
     if event_time_ms > limit_ms:
         raise BadRecordError(
             "BadEventTime",
-            f"event_time {value} is more than {ahead_ms_max / 3_600_000:g} h ahead of the time Kafka "
+            f"event_time {str(value)[:40]} is more than {ahead_ms_max / 3_600_000:g} h ahead of the time Kafka "
             "stored it: check the producer's clock, and that it sends milliseconds",
         )
     return event_time_ms

@@ -9,6 +9,10 @@ from stream_app.core.errors import BundleError
 
 FORMAT_VERSION: Final = 1
 
+STATE_SIZE_BYTES_MAX: Final = 65_535
+VERSION_BYTES_MAX: Final = 100
+"""What the session record (`stream_app.core.codec`) has room for."""
+
 MANIFEST_FILE: Final = "manifest.json"
 STEP_FILE: Final = "step.onnx"
 SCORE_FILE: Final = "score.onnx"
@@ -78,4 +82,14 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
             )
         if not manifest.state or manifest.n_items < 1:
             raise BundleError(f"{MANIFEST_FILE} declares no state tensor or no item")
+        if not 0 < manifest.state_size_bytes <= STATE_SIZE_BYTES_MAX:
+            raise BundleError(
+                f"{MANIFEST_FILE} declares a state of {manifest.state_size_bytes} bytes; a session "
+                f"record holds 1 to {STATE_SIZE_BYTES_MAX}: use fewer units, or float16"
+            )
+        if not 0 < len(manifest.model_version.encode()) <= VERSION_BYTES_MAX:
+            raise BundleError(
+                f"{MANIFEST_FILE}: a model version has 1 to {VERSION_BYTES_MAX} bytes, because every "
+                f"session record repeats it; got {manifest.model_version[:80]!r}"
+            )
         return manifest

@@ -158,7 +158,7 @@ def _decode(
         try:
             click = decode_click(
                 record.value,
-                kafka_timestamp_ms=record.timestamp,
+                kafka_timestamp_ms=record.timestamp if record.timestamp >= 0 else None,
                 ahead_ms_max=rules.ahead_ms_max,
             )
         except BadRecordError as error:
@@ -187,12 +187,12 @@ def _fold(
     for record, click in clicks:
         key = (record.partition, click.session_id)
         before = current[key]
-        if click.event_type == ERASE or not click.consent:
-            if before is not None:
-                current[key] = outcome.states[key] = None
-                tracks.pop(key, None)
+        applied = before is not None and record.offset <= before.last_offset
+        if (click.event_type == ERASE or not click.consent) and not applied:
+            # Written even where nothing is stored: after a crash the changelog may still lack it.
+            current[key] = outcome.states[key] = None
+            tracks.pop(key, None)
             if click.event_type == ERASE:
-                outcome.states[key] = None
                 outcome.outcomes["ignored_erased"] += 1
             else:
                 answers.append(_Answer(record, click, key, None, False, fallback="no_consent"))
