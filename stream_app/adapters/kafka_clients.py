@@ -6,8 +6,9 @@ the same facts from one place, and both fail with the same message when no broke
 
 import logging
 import ssl
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -152,6 +153,33 @@ _AUTHORIZATION: Final = frozenset(
 )
 
 
+class _Silence:
+    """Holds back what the client libraries log, while at least one thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._levels: dict[str, int] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                for name in ("kafka", "aiokafka"):
+                    self._levels[name] = logging.getLogger(name).level
+                    logging.getLogger(name).setLevel(logging.CRITICAL)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for name, level in self._levels.items():
+                    logging.getLogger(name).setLevel(level)
+
+
+_silence: Final = _Silence()
+
+
 @contextmanager
 def broker_errors(kafka: KafkaConnection, *, quiet: bool = True) -> Iterator[None]:
     """Turn either client's connection, timeout and permission errors into `ServiceAwayError`.
@@ -159,12 +187,9 @@ def broker_errors(kafka: KafkaConnection, *, quiet: bool = True) -> Iterator[Non
     quiet: hold back the clients' own log lines inside the block; they say what the error says, a
     dozen times.  Errors that are no matter of reachability pass through untouched.
     """
-    loggers = [logging.getLogger(name) for name in ("kafka", "aiokafka")] if quiet else []
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with _silence if quiet else nullcontext():
+            yield
     except NextclickError:
         raise
     except Exception as error:
@@ -172,9 +197,6 @@ def broker_errors(kafka: KafkaConnection, *, quiet: bool = True) -> Iterator[Non
         if message is None:
             raise
         raise ServiceAwayError(message) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def explain(kafka: KafkaConnection, error: BaseException) -> str | None:

@@ -1,0 +1,331 @@
+"""What is popular right now: click counts that decay with event time, and their ranking.
+
+Forward decay (Cormode et al. 2009, "Forward Decay: A Practical Time Decay Model for Streaming
+Systems", section 3): an item is stored as its decayed count at its own last click.  The rank key
+`log2(count) + time / half-life` does not depend on when it is looked at, so an item that nobody clicks
+needs no update, and the order of two items that nobody clicks never changes.
+
+Event time is the only clock.  The same clicks folded in the same versions give the same floats, bit for
+bit, on the stream and in an offline replay.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from stream_app.core.clicks import decode_click
+from stream_app.core.errors import BadRecordError
+from stream_app.core.ranking import round_significant
+from stream_app.core.records import ScoredItem
+
+MINUTE_MS: Final = 60_000
+DROPPED_SHARE: Final = 0.1
+"""Over the bound, so many of the items go at once: finding the least popular costs a sort."""
+RANKED_ITEMS_MAX: Final = 1_256
+"""Longest list anybody asks for: serving.top_k and the seen items that may be left out of it."""
+
+
+class DecayedCount(NamedTuple):
+    """A count that halves every half-life."""
+
+    value: float
+    """As of `time_ms`, its newest click; positive."""
+    time_ms: int
+
+    def with_click(self, time_ms: int, half_life_ms: float) -> "DecayedCount":
+        """One more click.  A late one weighs what it would weigh now had it come in time."""
+        ahead = time_ms - self.time_ms
+        if ahead >= 0:
+            return DecayedCount(self.value * 2.0 ** (-ahead / half_life_ms) + 1.0, time_ms)
+        return DecayedCount(self.value + 2.0 ** (ahead / half_life_ms), self.time_ms)
+
+    def key(self, half_life_ms: float) -> float:
+        """Orders counts as they would be ordered at any one moment."""
+        return math.log2(self.value) + self.time_ms / half_life_ms
+
+
+Changes = dict[str, DecayedCount | None]
+"""New counts by item id; None: dropped."""
+
+
+class CountedClick(NamedTuple):
+    item_id: str
+    time_ms: int
+
+
+def countable(
+    value: bytes | None,
+    *,
+    kafka_timestamp_ms: int,
+    event_types: frozenset[str],
+    ahead_ms_max: float,
+) -> CountedClick | None:
+    """The click as popularity counts it; None for an event type that is not counted.
+
+    Counted without consent too: an item's count says nothing of a visitor.  Raises `BadRecordError`.
+    """
+    click = decode_click(value, kafka_timestamp_ms=kafka_timestamp_ms, ahead_ms_max=ahead_ms_max)
+    if click.event_type not in event_types:
+        return None
+    return CountedClick(click.item_id, counted_time_ms(click.event_time_ms, kafka_timestamp_ms))
+
+
+def counted_time_ms(event_time_ms: int, kafka_timestamp_ms: int) -> int:
+    """Event time, but never later than Kafka stored it: one producer whose clock runs a day ahead
+    would otherwise put its items above all others for a day."""
+    return min(event_time_ms, kafka_timestamp_ms)
+
+
+class DecayedCounts:
+    """Counts of items and of all clicks, at most `items_max` items after each fold."""
+
+    def __init__(
+        self,
+        half_life_ms: float,
+        items_max: int,
+        *,
+        items: Mapping[str, DecayedCount] | None = None,
+        total: DecayedCount | None = None,
+        clicks: int = 0,
+    ) -> None:
+        self.half_life_ms = half_life_ms
+        self.items_max = items_max
+        self.items: dict[str, DecayedCount] = dict(items or {})
+        self.total = total
+        """All clicks, those of dropped items included; None before the first."""
+        self.clicks = clicks
+        """Clicks ever folded."""
+
+    @property
+    def watermark_ms(self) -> int | None:
+        """Newest time of a click."""
+        return self.total.time_ms if self.total else None
+
+    def fold(self, clicks: Iterable[CountedClick]) -> Changes:
+        """Count one version's clicks; what changed, in the order of first mention (an old item that was dropped comes last).
+
+        For equal results everywhere the clicks of a version come in ascending (partition, offset) order.
+        """
+        items, half_life_ms, total = self.items, self.half_life_ms, self.total
+        changed: Changes = {}
+        for item_id, time_ms in clicks:
+            before = items.get(item_id)
+            after = (
+                before.with_click(time_ms, half_life_ms) if before else DecayedCount(1.0, time_ms)
+            )
+            items[item_id] = changed[item_id] = after
+            total = total.with_click(time_ms, half_life_ms) if total else DecayedCount(1.0, time_ms)
+            self.clicks += 1
+        self.total = total
+        for item_id in self._drop_least_popular():
+            changed[item_id] = None
+        return changed
+
+    def _drop_least_popular(self) -> list[str]:
+        if len(self.items) <= self.items_max:
+            return []
+        kept = self.items_max - int(self.items_max * DROPPED_SHARE)
+        half_life_ms = self.half_life_ms
+        ranked = sorted((-count.key(half_life_ms), name) for name, count in self.items.items())
+        dropped = [name for _, name in ranked[kept:]]
+        for item_id in dropped:
+            del self.items[item_id]
+        return dropped
+
+
+class Ranking:
+    """The first items by popularity, kept up to date at the cost of what changed.
+
+    A click only ever raises a key, so the new first `size` are among the old ones and the changed ones;
+    only dropping one of them makes a look at all items necessary.
+    """
+
+    def __init__(self, half_life_ms: float, *, size: int = RANKED_ITEMS_MAX) -> None:
+        self._half_life_ms = half_life_ms
+        self._size = size
+        self._entries: list[tuple[float, str]] = []
+        """(-key, item id): ascending order is ranked order, ties by item id."""
+
+    def rebuild(self, items: Mapping[str, DecayedCount]) -> None:
+        half_life_ms = self._half_life_ms
+        entries = ((-count.key(half_life_ms), item_id) for item_id, count in items.items())
+        self._entries = heapq.nsmallest(self._size, entries)
+
+    def update(
+        self, changes: Mapping[str, DecayedCount | None], items: Mapping[str, DecayedCount]
+    ) -> None:
+        """changes: since the last call; items: all of them, changes included."""
+        stay, lost_one = [], False
+        for entry in self._entries:
+            if entry[1] not in changes:
+                stay.append(entry)
+            elif changes[entry[1]] is None:
+                lost_one = True
+        if lost_one and len(items) > len(stay):
+            self.rebuild(items)
+            return
+        half_life_ms = self._half_life_ms
+        stay += [
+            (-count.key(half_life_ms), item_id)
+            for item_id, count in changes.items()
+            if count is not None
+        ]
+        stay.sort()
+        self._entries = stay[: self._size]
+
+    def view(self, version: int | None, total: DecayedCount | None) -> "PopularityView":
+        total_key = total.key(self._half_life_ms) if total else 0.0
+        return PopularityView(version, tuple(self._entries), total_key)
+
+
+class PopularityView:
+    """What was popular at one version; never changes.  Implements `core.ports.Popularity`."""
+
+    __slots__ = ("_entries", "_lists", "_total_key", "version")
+
+    def __init__(
+        self, version: int | None, entries: tuple[tuple[float, str], ...], total_key: float
+    ) -> None:
+        self.version = version
+        self._entries = entries
+        self._total_key = total_key
+        self._lists: dict[int, list[ScoredItem]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def top(self, k: int) -> Sequence[ScoredItem]:
+        """Best `min(k, items known)`; score: the item's share of all decayed clicks, 5 digits.
+
+        Ties by item id.  Made once per k.  At most the size the ranking was given can be asked for.
+        """
+        made = self._lists.get(k)
+        if made is None:
+            entries = self._entries[:k]
+            keys = np.array([-negative_key for negative_key, _ in entries], dtype=np.float64)
+            scores = round_significant(np.exp2(keys - self._total_key)).tolist()
+            made = [
+                ScoredItem(item_id, score, rank)
+                for rank, ((_, item_id), score) in enumerate(zip(entries, scores, strict=True), 1)
+            ]
+            self._lists[k] = made
+        return made
+
+
+NOTHING_POPULAR: Final = PopularityView(None, (), 0.0)
+"""Before anything was counted."""
+
+
+class LocalPopularity:
+    """Counts and ranking together, for one process that counts for itself (no aggregator, or offline)."""
+
+    def __init__(
+        self, half_life_ms: float, items_max: int, *, ranked: int = RANKED_ITEMS_MAX
+    ) -> None:
+        self.counts = DecayedCounts(half_life_ms, items_max)
+        self._ranking = Ranking(half_life_ms, size=ranked)
+
+    def fold(self, clicks: Iterable[CountedClick], *, version: int | None = None) -> PopularityView:
+        changes = self.counts.fold(clicks)
+        self._ranking.update(changes, self.counts.items)
+        return self._ranking.view(version, self.counts.total)
+
+
+# -- how a version is published ---------------------------------------------------------------------------
+
+
+ITEM_PREFIX: Final = b"item/"
+VERSION_PREFIX: Final = b"version/"
+"""A key says by its beginning what it is, so that item ids may be anything."""
+
+
+class ItemStatistic(msgspec.Struct, frozen=True):
+    """One item's record on the statistics topic (JSON), keyed `item/<item id>`."""
+
+    version: int
+    """The version it changed in."""
+    count: float
+    time: int
+    """Of its newest click, ms since the epoch: the count is as of then."""
+
+
+class VersionMarker(msgspec.Struct, frozen=True, kw_only=True):
+    """The last record of a version (JSON), keyed `version/<n>`: what exactly was counted.
+
+    Offsets of the version before to `offsets`, per partition, are the clicks of this version.
+    """
+
+    version: int
+    topic: str
+    topic_id: str
+    """Hexadecimal; offsets mean nothing under another id."""
+    offsets: dict[str, int]
+    """Per partition (its number as text) the next offset to count."""
+    watermark: int | None
+    """Newest time counted, ms since the epoch."""
+    half_life_minutes: float
+    items_max: int
+    total_count: float
+    """Decayed count of all clicks at `watermark`."""
+    clicks: int
+    """Clicks ever counted."""
+    items: int
+    """Items counted now."""
+    published_at: int
+    """Wall clock, ms since the epoch."""
+
+    @property
+    def total(self) -> DecayedCount | None:
+        return None if self.watermark is None else DecayedCount(self.total_count, self.watermark)
+
+    @property
+    def half_life_ms(self) -> float:
+        return self.half_life_minutes * MINUTE_MS
+
+
+def item_key(item_id: str) -> bytes:
+    return ITEM_PREFIX + item_id.encode()
+
+
+def version_key(version: int) -> bytes:
+    return VERSION_PREFIX + str(version).encode()
+
+
+def encode_item(version: int, count: DecayedCount) -> bytes:
+    return msgspec.json.encode(ItemStatistic(version, count.value, count.time_ms))
+
+
+_item_decoder = msgspec.json.Decoder(ItemStatistic)
+_marker_decoder = msgspec.json.Decoder(VersionMarker)
+
+
+def decode_item(value: bytes) -> DecayedCount:
+    """Raises `BadRecordError` for anything that is not an item's record."""
+    try:
+        item = _item_decoder.decode(value)
+    except msgspec.DecodeError as error:
+        raise BadRecordError("BadStatistic", f"no item statistic: {error}") from error
+    return DecayedCount(item.count, item.time)
+
+
+def decode_marker(value: bytes) -> VersionMarker:
+    """Raises `BadRecordError` for anything that is not a version's marker."""
+    try:
+        return _marker_decoder.decode(value)
+    except msgspec.DecodeError as error:
+        raise BadRecordError("BadStatistic", f"no version marker: {error}") from error
+
+
+@dataclass(slots=True)
+class StatisticsState:
+    """The statistics topic folded: the counts as of the last whole version, and the markers still there."""
+
+    items: dict[str, DecayedCount]
+    marker: VersionMarker | None
+    published_at: dict[int, int]
+    """Version -> when it was published (ms), of all markers that are still on the topic."""
