@@ -11,13 +11,12 @@ from torch import Tensor
 from models.checkpoint import Checkpoint
 from models.gru4rec import GRU4Rec
 from models.sessions import SessionTable
-from stream_app.core.metrics import RankingQuality, quality_of_ranks
+from models.targets import MISS, quality_with_cold, target_positions
+from stream_app.core.metrics import RankingQuality
 
 SCORE_BYTES_MAX: Final = 64 << 20
 """Size of the score matrix held at a time; as many sessions as fit are ranked together."""
 SESSIONS_MAX: Final = 512
-MISS: Final = np.iinfo(np.int64).max
-"""Rank of a target that the model has no row for."""
 
 
 def evaluate_checkpoint(checkpoint: Checkpoint, sessions: SessionTable) -> RankingQuality:
@@ -35,25 +34,6 @@ def evaluate_model(model: GRU4Rec, sessions: SessionTable) -> RankingQuality:
     return quality_with_cold(next_click_ranks(model, sessions), sessions)
 
 
-def quality_with_cold(ranks: NDArray[np.int64], sessions: SessionTable) -> RankingQuality:
-    """Quality of one rank per target of `sessions`, in table order."""
-    warm = targets_of(sessions) >= 0
-    return quality_of_ranks(ranks[warm], cold_targets=int((~warm).sum()))
-
-
-def targets_of(sessions: SessionTable) -> NDArray[np.int64]:
-    """Item index of every next click, int64 [n_targets], in table order."""
-    return sessions.item_indexes[target_positions(sessions)]
-
-
-def target_positions(sessions: SessionTable) -> NDArray[np.int64]:
-    """Where in `item_indexes` the next clicks are: everywhere but at a session's first click."""
-    is_target = np.ones(sessions.n_clicks, dtype=bool)
-    first = sessions.session_starts[:-1]
-    is_target[first[first < sessions.n_clicks]] = False
-    return np.flatnonzero(is_target)
-
-
 @torch.inference_mode()
 def next_click_ranks(model: GRU4Rec, sessions: SessionTable) -> NDArray[np.int64]:
     """Conservative rank of every next click, int64 [n_targets], in table order; `MISS` if cold."""
@@ -65,13 +45,10 @@ def next_click_ranks(model: GRU4Rec, sessions: SessionTable) -> NDArray[np.int64
     for rows, states in _sessions_step_by_step(model, sessions, n_together):
         target = sessions.item_indexes[rows]
         warm = np.flatnonzero(target >= 0)
-        if len(warm) < len(rows):
-            states = tuple(state[torch.from_numpy(warm)] for state in states)
-            rows, target = rows[warm], target[warm]
-        if not len(rows):
-            continue
-        scores = torch.addmm(bias, model.query(*states), matrix.T, out=scratch[: len(rows)])
-        ranks[rows] = _conservative_ranks(scores, torch.from_numpy(target))
+        if len(warm):
+            queries = model.query(*states)[torch.from_numpy(warm)]
+            scores = torch.addmm(bias, queries, matrix.T, out=scratch[: len(warm)])
+            ranks[rows[warm]] = _conservative_ranks(scores, torch.from_numpy(target[warm]))
     return ranks[target_positions(sessions)]
 
 

@@ -44,9 +44,7 @@ def session_numbers(
     return result
 
 
-def _running_max_by_key(
-    ordinal: NDArray[np.int64], ms: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _running_max_by_key(ordinal: NDArray[np.int64], ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """Largest time of the key so far.  A session's clock never runs backwards."""
     low = int(ms.min())
     span = int(ms.max()) - low + 1

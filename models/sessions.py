@@ -100,22 +100,22 @@ class SessionTable:
         train = SessionTable(self.item_indexes[past], starts, self.click_ms[past])
         return train, self.select(np.flatnonzero(~begun_before))
 
+    def start_of_newest(self, share: float) -> int:
+        """Start (ms) of the first session of the newest `share` of them (0 < share < 1)."""
+        if not 0 < share < 1:
+            raise ConfigurationError(f"the held-out share is {share}, it must be between 0 and 1")
+        assert self.n_sessions, "no sessions, no newest ones"
+        return int(self.start_ms[min(int(self.n_sessions * (1 - share)), self.n_sessions - 1)])
+
     def split_newest(self, share: float) -> "tuple[SessionTable, SessionTable]":
         """`split_at` the start of the newest `share` of the sessions (0 < share < 1).
 
         Sessions that start in the same millisecond stay together on the later side.
         """
-        if not 0 < share < 1:
-            raise ConfigurationError(f"the held-out share is {share}, it must be between 0 and 1")
-        if self.n_sessions == 0:
-            return self, self
-        first = min(int(self.n_sessions * (1 - share)), self.n_sessions - 1)
-        return self.split_at(int(self.start_ms[first]))
+        return self.split_at(self.start_of_newest(share)) if self.n_sessions else (self, self)
 
 
-def vocabulary_of_clicks(
-    clicks: pa.Table, known: ItemVocabulary | None = None
-) -> ItemVocabulary:
+def vocabulary_of_clicks(clicks: pa.Table, known: ItemVocabulary | None = None) -> ItemVocabulary:
     """The items of a click table in order of first appearance, after those already `known`."""
     seen = _item_strings(clicks).unique().to_pylist()
     return ItemVocabulary(seen) if known is None else known.extended(seen)

@@ -1,8 +1,7 @@
 """Training GRU4Rec: the loop, readable top to bottom."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from models.progress import ProgressCallback, TrainingClock
 from models.resume import load_latest, save_epoch, sessions_fingerprint, weights_fingerprint
 from models.session_parallel import Step, session_parallel
 from models.sessions import SessionTable
+from models.torch_setup import torch_set_up
 from models.training_step import TrainingStep
 from stream_app.core.errors import ConfigurationError, NextclickError
 from stream_app.core.vocabulary import ItemVocabulary
@@ -94,7 +94,7 @@ def train(
         report=progress,
     )
     stopped = False
-    with _torch_set_up(config, threads):
+    with torch_set_up(threads=threads, half_products=config.precision == "bfloat16"):
         for epoch in range(record.epochs_done, config.epochs):
             # Each epoch has its own random numbers, so that resuming needs no generator's state.
             negatives = NegativeSampler(
@@ -207,20 +207,3 @@ def _diverged(config: GRU4RecConfig, epoch: int) -> TrainingDivergedError:
         f"(now {config.learning_rate:g}) or momentum (now {config.momentum:g})"
         + (f", or bpreg (now {config.bpreg:g})" if config.loss == "bpr-max" else "")
     )
-
-
-@contextmanager
-def _torch_set_up(config: GRU4RecConfig, threads: int) -> Iterator[None]:
-    """torch's process-wide switches, put back afterwards."""
-    threads_before = torch.get_num_threads()
-    precision_before = torch.get_float32_matmul_precision()
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("medium" if config.precision == "bfloat16" else "highest")
-    # Softmax weights of hopeless negatives are denormal numbers, which cost a hundredfold.
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_float32_matmul_precision(precision_before)
-        torch.set_num_threads(threads_before)

@@ -61,9 +61,7 @@ class TrainingStep:
 
         embedded = input_rows
         if config.dropout_embedding > 0:
-            embedded = embedded * _keep_scale(
-                embedded.shape, config.dropout_embedding, generator
-            )
+            embedded = embedded * _keep_scale(embedded.shape, config.dropout_embedding, generator)
         keep_scale = None
         if config.dropout_hidden > 0:
             keep_scale = [_keep_scale(h.shape, config.dropout_hidden, generator) for h in hidden]
@@ -75,7 +73,7 @@ class TrainingStep:
 
         loss, gradient = self._loss(scores.detach())
         # The nominal batch: a batch that shrinks at the end does not take larger steps per row.
-        scores.backward(gradient.div_(config.batch_size))
+        torch.autograd.backward(scores, gradient.div_(config.batch_size))
         self._update(inputs, candidates, input_rows, output_rows, output_bias)
         return float(loss), [state.detach() for state in hidden]
 
