@@ -96,6 +96,10 @@ class OnnxScorer:
         scores, items = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(items)
 
+    def tensors_of(self, states: StateRows) -> dict[str, NDArray[Any]]:
+        """The rows as the manifest's tensors by name, [n, *shape] each; for people and for tests."""
+        return self._fields.split(states)
+
     def warm_up(self, rows: int = 256) -> None:
         """Run every shape of batch once, so that the first click pays for no allocation."""
         for n in (1, rows):

@@ -1,0 +1,122 @@
+"""May a candidate replace the live model?  Pure: facts in, verdict with reasons out."""
+
+import math
+from collections.abc import Collection
+from typing import Final
+
+import msgspec
+
+from stream_app.core.metrics import RankingQuality
+
+TARGETS_MIN: Final = 30
+"""Fewer held-out next clicks than this say nothing about any model."""
+LOST_ITEMS_SHARE_MAX: Final = 0.5
+"""However good the reasons, a vocabulary that halves at once is a broken click log."""
+
+
+class Contender(msgspec.Struct, frozen=True, kw_only=True):
+    """A model before the gate."""
+
+    version: str
+    quality: RankingQuality
+    """On the held-out slice, the same for all contenders."""
+    items: frozenset[str]
+    """Ids of its vocabulary."""
+    weights_are_finite: bool = True
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    passed: bool
+    reasons: tuple[str, ...]
+    """Why not; or, where it passed, what it was compared with."""
+
+
+def judge(
+    candidate: Contender,
+    live: Contender | None,
+    popularity: RankingQuality,
+    *,
+    retired_items: Collection[str] = (),
+    tolerance: float,
+) -> Verdict:
+    """Let the candidate through only if nothing speaks against it.
+
+    Against it speaks: a NaN in weights or quality; fewer than 30 targets; a list of another set of
+    targets; being no better than popularity; Recall@20 or MRR@20 more than `tolerance` (relative) below
+    the live model's; items of the live model that are gone and not among `retired_items` (those nobody
+    clicked in the whole training window); more than half of them gone at once.
+    """
+    against = [
+        *_broken(candidate, popularity, live),
+        *_lost_items(candidate, live, retired_items),
+        *_no_better(candidate.quality, live, popularity, tolerance),
+    ]
+    if against:
+        return Verdict(passed=False, reasons=tuple(against))
+    return Verdict(passed=True, reasons=tuple(_comparisons(candidate.quality, live, popularity)))
+
+
+def _broken(candidate: Contender, popularity: RankingQuality, live: Contender | None) -> list[str]:
+    against = []
+    if not candidate.weights_are_finite:
+        against.append("its weights hold NaN or infinity")
+    quality = candidate.quality
+    measured = (quality.recall_5, quality.recall_10, quality.recall_20, quality.mrr_20)
+    if not all(math.isfinite(value) and 0 <= value <= 1 for value in measured):
+        against.append(f"its quality is no number between 0 and 1: {measured}")
+    if quality.targets < TARGETS_MIN:
+        against.append(f"only {quality.targets} held-out next clicks, {TARGETS_MIN} are needed")
+    others = [popularity.targets, *([live.quality.targets] if live else [])]
+    if any(targets != quality.targets for targets in others):
+        against.append(f"judged on {quality.targets} next clicks, the others on {others}")
+    return against
+
+
+def _lost_items(
+    candidate: Contender, live: Contender | None, retired_items: Collection[str]
+) -> list[str]:
+    if live is None:
+        return []
+    lost = live.items - candidate.items
+    unexplained = lost.difference(retired_items)
+    against = []
+    if unexplained:
+        some = ", ".join(sorted(unexplained)[:3])
+        against.append(
+            f"{len(unexplained)} items of the live model are missing though they are still clicked ({some})"
+        )
+    if len(lost) > LOST_ITEMS_SHARE_MAX * len(live.items):
+        against.append(f"{len(lost)} of the live model's {len(live.items)} items are gone at once")
+    return against
+
+
+def _no_better(
+    quality: RankingQuality, live: Contender | None, popularity: RankingQuality, tolerance: float
+) -> list[str]:
+    # "not above" and not "below", so that a NaN on either side is refused as well.
+    against = []
+    if not quality.recall_20 > popularity.recall_20:
+        against.append(
+            f"Recall@20 {quality.recall_20:.4f} is no better than popularity's {popularity.recall_20:.4f}"
+        )
+    if live is not None:
+        for name, ours, theirs in (
+            ("Recall@20", quality.recall_20, live.quality.recall_20),
+            ("MRR@20", quality.mrr_20, live.quality.mrr_20),
+        ):
+            if not ours >= theirs * (1 - tolerance):
+                against.append(
+                    f"{name} {ours:.4f} is more than {tolerance:.0%} below the live model's {theirs:.4f}"
+                )
+    return against
+
+
+def _comparisons(
+    quality: RankingQuality, live: Contender | None, popularity: RankingQuality
+) -> list[str]:
+    lines = [f"Recall@20 {quality.recall_20:.4f}, popularity {popularity.recall_20:.4f}"]
+    if live is not None:
+        lines.append(f"the live model {live.version} has {live.quality.recall_20:.4f}")
+    else:
+        lines.append("no model was live")
+    return lines

@@ -1,0 +1,155 @@
+"""The same clicks through torch and through the bundle: what training measured is what serving does."""
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.gru4rec import GRU4Rec
+from stream_app.adapters.onnx_scorer import OnnxScorer
+from stream_app.core.errors import BundleError
+from stream_app.core.ports import StateRows
+
+BATCHES: Final = (1, 2, 7, 64, 257)
+CHAIN_STEPS: Final = 30
+TOP_K: Final = 20
+
+STEP_TOLERANCE: Final = 2e-3
+"""Largest difference of a state after one step from equal states.  States lie within -1..1 and are
+stored in half precision (spacing 2**-11 = 0.0005 below 1): the two libraries' tanh and sigmoid differ
+in the last bits of float32, which now and then tips the rounding; never by four spacings."""
+CHAIN_TOLERANCE: Final = 2e-2
+"""The same after up to 30 steps, each side going on from its own states: the tips above, carried on.
+A network may be chaotic, a plain RNN easily is, and then any tip grows without bound: so torch against
+itself, with such tips put in by hand, may differ by more, and then that much is allowed."""
+_TIPPED_SHARE: Final = 0.02
+"""Of the numbers of a state that get a tip by hand, per step.  About 1 in 100 was seen."""
+SCORE_TOLERANCE: Final = 1e-4
+"""Largest difference of a score from equal states, relative to the row's largest score in size."""
+
+
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Largest differences found, over all batch sizes.  Kept in the manifest."""
+
+    step: float
+    chain: float
+    torch_chain: float
+    """Torch against itself, its states tipped now and then by one spacing."""
+    score: float
+    lists: int
+    """Lists of the best 20 compared; where they differ, the items tie within the score tolerance."""
+
+
+def check_parity(
+    model: GRU4Rec, scorer: OnnxScorer, *, batches: tuple[int, ...] = BATCHES, seed: int = 0
+) -> ParityReport:
+    """Compare steps, chains of 30 steps, scores and lists for several batch sizes.
+
+    The scorer runs as in serving: bytes in, bytes out.  Raises `BundleError` naming what is beyond its
+    tolerance; such a bundle must not be published.
+    """
+    rng = np.random.default_rng(seed)
+    worst = ParityReport(step=0.0, chain=0.0, torch_chain=0.0, score=0.0, lists=0)
+    with torch.inference_mode():
+        for batch in batches:
+            clicks = rng.integers(0, model.n_items, (CHAIN_STEPS, batch))
+            found = _compare(model, scorer, clicks, rng)
+            worst = ParityReport(
+                step=_larger(worst.step, found.step),
+                chain=_larger(worst.chain, found.chain),
+                torch_chain=_larger(worst.torch_chain, found.torch_chain),
+                score=_larger(worst.score, found.score),
+                lists=worst.lists + found.lists,
+            )
+    for name, difference, tolerance in (
+        ("a step's state", worst.step, STEP_TOLERANCE),
+        (
+            f"the state after {CHAIN_STEPS} steps",
+            worst.chain,
+            max(CHAIN_TOLERANCE, 2 * worst.torch_chain),
+        ),
+        ("a score", worst.score, SCORE_TOLERANCE),
+    ):
+        if not difference <= tolerance:  # NaN is beyond any tolerance
+            raise BundleError(
+                f"torch and ONNX Runtime disagree: {name} differs by {difference:.2g}, "
+                f"{tolerance:.2g} is allowed.  The export is wrong; report it with the checkpoint"
+            )
+    return worst
+
+
+def _compare(
+    model: GRU4Rec, scorer: OnnxScorer, clicks: NDArray[np.int64], rng: np.random.Generator
+) -> ParityReport:
+    """clicks: int64 [steps, batch]."""
+    batch = clicks.shape[1]
+    states = model.start_states(batch)
+    own: StateRows = np.zeros((batch, scorer.state_size_bytes), dtype=np.uint8)
+    tipped = states
+    step = chain = torch_chain = score = 0.0
+    lists = 0
+    for number, items in enumerate(clicks):
+        stepped = scorer.step(_rows(states), items)
+        own = scorer.step(own, items)
+        states = model.step(torch.from_numpy(items), *states)
+        tipped = _tip(model.step(torch.from_numpy(items), *tipped), rng)
+        step = _larger(step, _difference(_rows(states), stepped, scorer))
+        chain = _larger(chain, _difference(_rows(states), own, scorer))
+        torch_chain = _larger(torch_chain, _difference(_rows(states), _rows(tipped), scorer))
+        if number % 10 in (0, 9):  # a list costs more than a step
+            score = _larger(score, _score_difference(model, scorer, states))
+            lists += batch
+    return ParityReport(step=step, chain=chain, torch_chain=torch_chain, score=score, lists=lists)
+
+
+def _score_difference(
+    model: GRU4Rec, scorer: OnnxScorer, states: tuple[torch.Tensor, ...]
+) -> float:
+    """Largest relative difference of scores; an item listed in the wrong place counts by its score.
+
+    The score that torch gives the item at each rank must be the score at that rank of torch's own
+    list: a different item there is right only if it ties.
+    """
+    scores = model.scores(*states).numpy()  # [batch, n_items]
+    top, items = scorer.top_k(_rows(states), TOP_K)
+    if any(len(set(row)) < len(row) for row in items.tolist()):
+        return float("inf")
+    theirs = -np.sort(-scores, axis=1)[:, : items.shape[1]]
+    scale = np.abs(scores).max(axis=1, keepdims=True) + 1e-30
+    by_value = np.abs(np.take_along_axis(scores, items, axis=1) - top) / scale
+    by_rank = np.abs(theirs - top) / scale
+    return float(np.maximum(by_value, by_rank).max())
+
+
+def _tip(states: tuple[torch.Tensor, ...], rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """The states with a few of their numbers moved to the next one in half precision."""
+    moved = []
+    for state in states:
+        array = state.numpy()
+        chosen = rng.random(array.shape) < _TIPPED_SHARE
+        upwards = np.nextafter(array, np.float16(2))
+        moved.append(torch.from_numpy(np.where(chosen, upwards, array)))
+    return tuple(moved)
+
+
+def _rows(states: tuple[torch.Tensor, ...]) -> StateRows:
+    parts = [np.ascontiguousarray(s.numpy()).reshape(len(s), -1).view(np.uint8) for s in states]
+    return np.concatenate(parts, axis=1)
+
+
+def _difference(a: StateRows, b: StateRows, scorer: OnnxScorer) -> float:
+    worst = 0.0
+    for left, right in zip(_tensors(a, scorer), _tensors(b, scorer), strict=True):
+        worst = _larger(worst, float(np.abs(left - right).max(initial=0.0)))
+    return worst
+
+
+def _tensors(rows: StateRows, scorer: OnnxScorer) -> list[NDArray[Any]]:
+    return [tensor.astype(np.float32) for tensor in scorer.tensors_of(rows).values()]
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger one; NaN if either is."""
+    return float(np.maximum(a, b))
