@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.targets import target_positions
 from models.sessions import UNKNOWN, SessionTable
+from models.targets import target_positions
 from stream_app.core.metrics import CUT, RankingQuality, quality_of_ranks, ranks_in_top
 from stream_app.core.ports import Scorer, StateRows
 from stream_app.core.vocabulary import ItemVocabulary
