@@ -2,7 +2,6 @@
 
 import math
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +15,15 @@ from stream_app.core.statistics import (
     DecayedCounts,
     LocalPopularity,
     Ranking,
-    VersionMarker,
     countable,
+)
+from stream_app.core.statistics_records import (
+    StatisticsFold,
+    VersionMarker,
     decode_item,
     decode_marker,
     encode_item,
+    encode_marker,
     item_key,
     version_key,
 )
@@ -199,9 +202,9 @@ def test_an_items_record_comes_back_bit_for_bit(count, time_ms, version):
     assert decode_item(encode_item(version, DecayedCount(count, time_ms))) == (count, time_ms)
 
 
-def test_a_markers_record_comes_back():
-    marker = VersionMarker(
-        version=3,
+def marker_of(version: int) -> VersionMarker:
+    return VersionMarker(
+        version=version,
         topic="clicks",
         topic_id="00" * 16,
         offsets={"0": 12, "3": 0},
@@ -213,10 +216,41 @@ def test_a_markers_record_comes_back():
         items=5,
         published_at=T0,
     )
-    assert decode_marker(msgspec.json.encode(marker)) == marker
+
+
+def test_a_markers_record_comes_back():
+    marker = marker_of(3)
+    assert decode_marker(encode_marker(marker)) == marker
     assert marker.total == DecayedCount(1.1, T0)
     with pytest.raises(BadRecordError):
         decode_marker(b"{}")
+
+
+def test_half_a_version_changes_nothing_until_its_marker_is_there():
+    fold = StatisticsFold()
+    count = DecayedCount(1.0, T0)
+    assert fold.take(item_key("a"), encode_item(1, count)) is None
+    assert fold.items == {}
+    assert fold.take(version_key(1), encode_marker(marker_of(1))) == {"a": count}
+    assert fold.items == {"a": count}
+    assert fold.take(item_key("a"), None) is None
+    assert fold.items == {"a": count}
+    assert fold.take(version_key(2), encode_marker(marker_of(2))) == {"a": None}
+    assert fold.items == {}
+    assert set(fold.published_at) == {1, 2}
+    fold.take(version_key(1), None)
+    assert set(fold.published_at) == {2}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(None, b"{}"), (b"other", b"{}"), (b"item/a", b"[]"), (b"version/1", b"{}")]
+)
+def test_a_record_of_somebody_else_is_refused_and_changes_nothing(key, value):
+    fold = StatisticsFold()
+    with pytest.raises(BadRecordError):
+        fold.take(key, value)
+    fold.take(version_key(1), encode_marker(marker_of(1)))
+    assert fold.items == {}
 
 
 def test_no_item_id_can_be_mistaken_for_a_marker():
