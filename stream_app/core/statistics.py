@@ -12,14 +12,11 @@ bit, on the stream and in an offline replay.
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 
 from stream_app.core.clicks import decode_click
-from stream_app.core.errors import BadRecordError
 from stream_app.core.ranking import round_significant
 from stream_app.core.records import ScoredItem
 
@@ -234,98 +231,3 @@ class LocalPopularity:
         changes = self.counts.fold(clicks)
         self._ranking.update(changes, self.counts.items)
         return self._ranking.view(version, self.counts.total)
-
-
-# -- how a version is published ---------------------------------------------------------------------------
-
-
-ITEM_PREFIX: Final = b"item/"
-VERSION_PREFIX: Final = b"version/"
-"""A key says by its beginning what it is, so that item ids may be anything."""
-
-
-class ItemStatistic(msgspec.Struct, frozen=True):
-    """One item's record on the statistics topic (JSON), keyed `item/<item id>`."""
-
-    version: int
-    """The version it changed in."""
-    count: float
-    time: int
-    """Of its newest click, ms since the epoch: the count is as of then."""
-
-
-class VersionMarker(msgspec.Struct, frozen=True, kw_only=True):
-    """The last record of a version (JSON), keyed `version/<n>`: what exactly was counted.
-
-    Offsets of the version before to `offsets`, per partition, are the clicks of this version.
-    """
-
-    version: int
-    topic: str
-    topic_id: str
-    """Hexadecimal; offsets mean nothing under another id."""
-    offsets: dict[str, int]
-    """Per partition (its number as text) the next offset to count."""
-    watermark: int | None
-    """Newest time counted, ms since the epoch."""
-    half_life_minutes: float
-    items_max: int
-    total_count: float
-    """Decayed count of all clicks at `watermark`."""
-    clicks: int
-    """Clicks ever counted."""
-    items: int
-    """Items counted now."""
-    published_at: int
-    """Wall clock, ms since the epoch."""
-
-    @property
-    def total(self) -> DecayedCount | None:
-        return None if self.watermark is None else DecayedCount(self.total_count, self.watermark)
-
-    @property
-    def half_life_ms(self) -> float:
-        return self.half_life_minutes * MINUTE_MS
-
-
-def item_key(item_id: str) -> bytes:
-    return ITEM_PREFIX + item_id.encode()
-
-
-def version_key(version: int) -> bytes:
-    return VERSION_PREFIX + str(version).encode()
-
-
-def encode_item(version: int, count: DecayedCount) -> bytes:
-    return msgspec.json.encode(ItemStatistic(version, count.value, count.time_ms))
-
-
-_item_decoder = msgspec.json.Decoder(ItemStatistic)
-_marker_decoder = msgspec.json.Decoder(VersionMarker)
-
-
-def decode_item(value: bytes) -> DecayedCount:
-    """Raises `BadRecordError` for anything that is not an item's record."""
-    try:
-        item = _item_decoder.decode(value)
-    except msgspec.DecodeError as error:
-        raise BadRecordError("BadStatistic", f"no item statistic: {error}") from error
-    return DecayedCount(item.count, item.time)
-
-
-def decode_marker(value: bytes) -> VersionMarker:
-    """Raises `BadRecordError` for anything that is not a version's marker."""
-    try:
-        return _marker_decoder.decode(value)
-    except msgspec.DecodeError as error:
-        raise BadRecordError("BadStatistic", f"no version marker: {error}") from error
-
-
-@dataclass(slots=True)
-class StatisticsState:
-    """The statistics topic folded: the counts as of the last whole version, and the markers still there."""
-
-    items: dict[str, DecayedCount]
-    marker: VersionMarker | None
-    published_at: dict[int, int]
-    """Version -> when it was published (ms), of all markers that are still on the topic."""

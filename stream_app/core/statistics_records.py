@@ -1,0 +1,155 @@
+"""The statistics topic: its records, and the fold that turns them back into counts.
+
+A version is what one publication changed: the records of the changed items, then one marker that says
+which clicks were counted, all in one Kafka transaction.  Keys say by their beginning what they are, so
+that item ids may be anything:
+
+    item/<item id>    {"version": 7, "count": 3.25, "time": 1396000000000}    null: dropped
+    version/<n>       see `VersionMarker`                                     null: older than 7 days
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from stream_app.core.errors import BadRecordError
+from stream_app.core.statistics import MINUTE_MS, Changes, DecayedCount
+
+ITEM_PREFIX: Final = b"item/"
+VERSION_PREFIX: Final = b"version/"
+
+
+class ItemStatistic(msgspec.Struct, frozen=True):
+    """One item's record."""
+
+    version: int
+    """The version it changed in."""
+    count: float
+    time: int
+    """Of its newest click, ms since the epoch: the count is as of then."""
+
+
+class VersionMarker(msgspec.Struct, frozen=True, kw_only=True):
+    """The last record of a version: what exactly was counted."""
+
+    version: int
+    topic: str
+    """The click topic."""
+    topic_id: str
+    """Hexadecimal; offsets mean nothing under another id."""
+    offsets: dict[str, int]
+    """Per partition (its number as text) the next offset to count; from the offsets of the version
+    before to these are the clicks of this version."""
+    watermark: int | None
+    """Newest time counted, ms since the epoch."""
+    half_life_minutes: float
+    items_max: int
+    total_count: float
+    """Decayed count of all clicks at `watermark`."""
+    clicks: int
+    """Clicks ever counted."""
+    items: int
+    """Items counted now."""
+    published_at: int
+    """Wall clock, ms since the epoch."""
+
+    @property
+    def total(self) -> DecayedCount | None:
+        return None if self.watermark is None else DecayedCount(self.total_count, self.watermark)
+
+    @property
+    def half_life_ms(self) -> float:
+        return self.half_life_minutes * MINUTE_MS
+
+
+def item_key(item_id: str) -> bytes:
+    return ITEM_PREFIX + item_id.encode()
+
+
+def version_key(version: int) -> bytes:
+    return VERSION_PREFIX + str(version).encode()
+
+
+def version_of(key: bytes) -> int:
+    """Raises `BadRecordError` for what is no version's key."""
+    try:
+        return int(key.removeprefix(VERSION_PREFIX))
+    except ValueError as error:
+        raise BadRecordError("BadStatistic", f"no version's key: {key[:20]!r}") from error
+
+
+def encode_item(version: int, count: DecayedCount) -> bytes:
+    return _encode(ItemStatistic(version, count.value, count.time_ms))
+
+
+def encode_marker(marker: VersionMarker) -> bytes:
+    return _encode(marker)
+
+
+_encode = msgspec.json.Encoder().encode
+_item_decoder = msgspec.json.Decoder(ItemStatistic)
+_marker_decoder = msgspec.json.Decoder(VersionMarker)
+
+
+def decode_item(value: bytes) -> DecayedCount:
+    """Raises `BadRecordError` for anything that is not an item's record."""
+    try:
+        item = _item_decoder.decode(value)
+    except msgspec.DecodeError as error:
+        raise BadRecordError("BadStatistic", f"no item statistic: {error}") from error
+    return DecayedCount(item.count, item.time)
+
+
+def decode_marker(value: bytes) -> VersionMarker:
+    """Raises `BadRecordError` for anything that is not a version's marker."""
+    try:
+        return _marker_decoder.decode(value)
+    except msgspec.DecodeError as error:
+        raise BadRecordError("BadStatistic", f"no version marker: {error}") from error
+
+
+class StatisticsFold:
+    """Records of the topic, in order, into the counts of the last whole version.
+
+    Half a version changes nothing until its marker is there, and `marker` says which version `items`
+    are.
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[str, DecayedCount] = {}
+        self.marker: VersionMarker | None = None
+        self.published_at: dict[int, int] = {}
+        """Version -> when it was published (ms), of all markers that are still on the topic."""
+        self._pending: Changes = {}
+
+    def take(
+        self, key: bytes | None, value: bytes | None
+    ) -> Mapping[str, DecayedCount | None] | None:
+        """One record.  If it completes a version: what that version changed, already in `items`.
+
+        Raises `BadRecordError` for a record that is none of ours; what came before it stays.
+        """
+        if key is None:
+            raise BadRecordError("BadStatistic", "a record without a key")
+        if key.startswith(ITEM_PREFIX):
+            item_id = key.removeprefix(ITEM_PREFIX).decode()
+            self._pending[item_id] = decode_item(value) if value is not None else None
+            return None
+        if not key.startswith(VERSION_PREFIX):
+            raise BadRecordError("BadStatistic", f"unknown kind of key {key[:20]!r}")
+        if value is None:
+            self.published_at.pop(version_of(key), None)
+            return None
+        return self._complete(decode_marker(value))
+
+    def _complete(self, marker: VersionMarker) -> Changes:
+        changes, self._pending = self._pending, {}
+        for item_id, count in changes.items():
+            if count is None:
+                self.items.pop(item_id, None)
+            else:
+                self.items[item_id] = count
+        self.marker = marker
+        self.published_at[marker.version] = marker.published_at
+        return changes
