@@ -26,7 +26,8 @@ def round_significant(values: NDArray[np.floating], digits: int = 5) -> NDArray[
     # of the short decimal, which is what prints short.
     up = np.power(10.0, np.maximum(decimals, 0))
     down = np.power(10.0, np.maximum(-decimals, 0))
-    return np.rint(exact / down * up) / up * down
+    rounded: NDArray[np.float64] = np.rint(exact / down * up) / up * down
+    return rounded
 
 
 def unseen(items: Sequence[ScoredItem], seen: Collection[str], top_k: int) -> list[ScoredItem]:

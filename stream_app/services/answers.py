@@ -1,5 +1,6 @@
 """What answers are given from right now: the live model, and what is popular."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,8 +46,19 @@ class LiveAnswers:
         return Answers(self._live_model.scorer, popularity)
 
     def wait_until_settled(self, seconds: float) -> bool:
-        """Wait until the live model is loaded (or there is none)."""
-        return self._live_model.wait_until_settled(seconds)
+        """Wait until the live model is loaded (or there is none) and the statistics are read."""
+        deadline = time.monotonic() + seconds
+        return self._live_model.wait_until_settled(
+            seconds
+        ) and self._statistics.wait_until_caught_up(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def statistics_version(self) -> int | None:
+        return self._statistics.view().version
+
+    @property
+    def statistics_staleness_seconds(self) -> float:
+        return self._statistics.staleness_seconds
 
     def is_ready(self) -> tuple[bool, str]:
         if not self._live_model.is_settled:

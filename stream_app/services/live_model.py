@@ -71,8 +71,8 @@ class LiveModel:
             except NextclickError as error:
                 log.warning("releases_unreadable", error=str(error))
                 self._stop.wait(RETRY_SECONDS)
-            except Exception as error:  # noqa: BLE001 - whatever went wrong, the live model goes on
-                log.error("release_failed", error=str(error), exc_info=error)
+            except Exception as error:  # whatever went wrong, the live model goes on
+                log.exception("release_failed", error=str(error))
                 self._stop.wait(RETRY_SECONDS)
         self._follower.close()
 
@@ -96,7 +96,9 @@ class LiveModel:
         except BundleError as error:
             self._on_swap("refused", self.scorer)
             live = self.scorer.model_version if self.scorer else None
-            log.error("bundle_refused", model_version=version, live=live, error=str(error))
+            log.error(  # noqa: TRY400 - a refusal is an answer; its text says all
+                "bundle_refused", model_version=version, live=live, error=str(error)
+            )
             return False
         except OSError as error:
             raise ServiceAwayError(f"the registry cannot be read: {error}") from error

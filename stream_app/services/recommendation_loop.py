@@ -8,7 +8,7 @@ repeats work and loses none.  Any failed write ends the process without acknowle
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -85,7 +85,7 @@ class RecommendationLoop:
         self._progress_at = time.monotonic()
         self.owned: set[int] = set()
 
-    def tasks(self) -> list[Awaitable[None]]:
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """The coroutines to run; each ends only by cancellation, or with the process."""
         return [
             self._guard(self._compute),
@@ -94,7 +94,7 @@ class RecommendationLoop:
             self._guard(self._commit),
         ]
 
-    async def _guard(self, run: Callable[[], Awaitable[None]]) -> None:
+    async def _guard(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await run()
         except asyncio.CancelledError:
@@ -285,6 +285,9 @@ class RecommendationLoop:
             if not self._app.rebalancing:
                 await self._app.click_consumer.commit_finished()
                 self._instruments.lag(self._app.click_consumer.lag(), self._app.feed.waiting)
+                self._instruments.statistics(
+                    self._answers.statistics_version, self._answers.statistics_staleness_seconds
+                )
 
 
 def die(error: BaseException) -> None:

@@ -63,7 +63,7 @@ def run_worker(settings: Settings) -> None:
             service.start()
             stack.callback(service.stop)
         if not answers.wait_until_settled(SETTLE_SECONDS):
-            log.warning("starting_without_model", waited_seconds=SETTLE_SECONDS)
+            log.warning("starting_unsettled", waited_seconds=SETTLE_SECONDS)
         asyncio.run(
             _serve(
                 settings,
@@ -105,7 +105,10 @@ async def _serve(
 
     def is_ready() -> tuple[bool, str]:
         if not loop.owned:
-            return False, "no partitions are assigned (yet, or there are more workers than partitions)"
+            return (
+                False,
+                "no partitions are assigned (yet, or there are more workers than partitions)",
+            )
         return answers.is_ready()
 
     endpoints = http_endpoints.serve(
