@@ -16,6 +16,9 @@ SHOWN_MAX: Final = 20
 def round_significant(values: NDArray[np.floating], digits: int = 5) -> NDArray[np.float64]:
     """Round to significant digits, any shape.  17-digit floats would make up half of a record.
 
+    The nearest, and short when printed, for magnitudes from 1e-18 (at 5 digits) to 1e22: beyond,
+    powers of ten are no exact floats.
+
     >>> round_significant(np.array([123456.0, -0.00123456, 0.0])).tolist()
     [123460.0, -0.0012346, 0.0]
     """

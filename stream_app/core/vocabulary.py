@@ -20,7 +20,7 @@ def item_hash(item_id: str) -> int:
     a hit with probability 20 / 2**32.
 
     >>> hex(item_hash("sku-1"))
-    '0x88f4b40'
+    '0xb7b9ed6e'
     """
     return zlib.crc32(item_id.encode("utf-8", "surrogatepass"))
 
