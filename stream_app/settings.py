@@ -121,14 +121,24 @@ class RetrainSettings(Group):
     """Train on so many newest days of the click log."""
     holdout_share: float = Field(default=0.1, gt=0, lt=0.9)
     """Share of sessions, the newest, held out to judge candidate, live model and popularity."""
+    holdout_clicks_max: int = Field(default=5_000, ge=100)
+    """Hold out no more than so many next clicks: enough to judge by, and the rest is learned at once."""
+    clicks_max: int = Field(default=5_000_000, ge=1_000)
+    """Hold so many newest clicks of the window in memory (about 100 bytes each)."""
     sessions_min: int = Field(default=200, ge=1)
     """Wait for so many sessions of two clicks or more before the first training."""
     epochs: int = Field(default=5, ge=1)
     """Passes over the sessions of the window."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Cores a training uses."""
     layer_units: int = Field(default=100, ge=1, le=4096)
     """Hidden units; 100 keep a session record within 400 bytes."""
     warm_start: bool = True
     """Start from the live model's weights."""
+    warm_epochs: int = Field(default=2, ge=1)
+    """Passes over what a warm start learns from."""
+    replay_clicks: int = Field(default=500_000, ge=0)
+    """A warm start learns from the new sessions and evenly from old ones, so many clicks in all."""
     gate_tolerance: float = Field(default=0.02, ge=0, lt=1)
     """A candidate may lose so much of the live model's Recall@20 (relative) to noise and still pass."""
 

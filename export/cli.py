@@ -1,0 +1,228 @@
+"""The commands that need PyTorch: train, export, retrain.  None is imported before it runs."""
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from models.options import TrainingOptions, require_torch, training_options
+from stream_app.cli.options import with_settings
+from stream_app.core.errors import ConfigurationError
+from stream_app.logging_setup import get_logger, set_up_logging
+from stream_app.settings import Settings
+
+if TYPE_CHECKING:
+    from export.retrain import RunOutcome
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+log = get_logger("retrain")
+
+
+@click.command()
+@training_options
+def train(options: TrainingOptions) -> None:
+    """Train GRU4Rec on a click file of any known format; leave a servable bundle in --out.
+
+    What is held out, the newest sessions or the file's own test part, is ranked beside popularity and a
+    tuned item-kNN.
+
+    \b
+    Example:
+      nextclick train --data clicks.parquet --out models/first --epochs 5
+      nextclick evaluate --bundle models/first --data clicks.parquet
+    """
+    require_torch()
+    from export.training import train_and_export  # noqa: PLC0415 - torch is loaded when needed
+
+    scorer = train_and_export(options)
+    click.echo(f"bundle {scorer.model_version} is in {options.checkpoint_directory}")
+
+
+@click.command()
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="What `nextclick train --out` left.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory to make; must not exist.",
+)
+def export(checkpoint: Path, out: Path) -> None:
+    """Make the bundle (ONNX, verified against torch) of a trained checkpoint.
+
+    \b
+    Example:
+      nextclick export --checkpoint models/first --out registry/first
+    """
+    require_torch()
+    from export.training import export_checkpoint  # noqa: PLC0415 - torch is loaded when needed
+
+    scorer = export_checkpoint(checkpoint, out)
+    click.echo(f"bundle {scorer.model_version} is in {out}")
+
+
+@click.command()
+@with_settings(
+    "kafka.bootstrap_servers", "registry", "click_log", "data_dir", "metrics.port", "metrics.host"
+)
+@click.option("--once", is_flag=True, help="One run, then end.")
+@click.option("--every", metavar="DURATION", help="Go on for ever: 60s, 15m, 6h, 1d.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write the (last) run's outcome as JSON."
+)
+def retrain(settings: Settings, once: bool, every: str | None, report: Path | None) -> None:
+    """Train on the newest clicks, judge against the live model, and publish what is better.
+
+    Reads the click log, holds out the newest sessions, starts from the live model's weights, compares
+    with the live model and popularity, and lets through only what is no worse.  A report of each run is
+    kept in the registry under `reports/VERSION/`.  Killed at any moment, it leaves nothing half done.
+
+    \b
+    Example:
+      nextclick retrain --once
+      nextclick retrain --every 15m --set retrain.window_days=7
+    """
+    if once == (every is not None):
+        raise click.UsageError("say either --once or --every DURATION")
+    interval = None if every is None else duration_seconds(every)
+    require_torch()
+    set_up_logging(settings.log_level, process="retrain")
+    with _ends_on_sigterm():
+        if interval is None:
+            _retrain_once(settings, report)
+        else:
+            _retrain_for_ever(settings, interval, report)
+
+
+def duration_seconds(text: str) -> float:
+    """`90`, `60s`, `15m`, `6h`, `1d`.  Raises `ConfigurationError` for anything else."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise ConfigurationError(f"--every {text}: write a duration such as 60s, 15m, 6h or 1d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _retrain_once(settings: Settings, report: Path | None) -> None:
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - heavy, and not for --help
+
+    from stream_app.adapters.instruments import RetrainInstruments  # noqa: PLC0415
+
+    instruments = RetrainInstruments(CollectorRegistry())
+    _finished(_runner(settings, instruments)(False), report)
+
+
+def _retrain_for_ever(settings: Settings, every_seconds: float, report: Path | None) -> None:
+    from export.periodic import retrain_for_ever  # noqa: PLC0415 - heavy, and not for --help
+    from stream_app.adapters.http_endpoints import serve  # noqa: PLC0415
+    from stream_app.adapters.instruments import (  # noqa: PLC0415
+        RetrainInstruments,
+        process_registry,
+    )
+
+    registry = process_registry()
+    instruments = RetrainInstruments(registry)
+    health = _Health()
+    endpoints = serve(
+        settings.metrics.host, settings.metrics.port, registry=registry, is_ready=health.is_ready
+    )
+    log.info("retrain_started", every_seconds=every_seconds, metrics_url=endpoints.url)
+
+    def done(outcome: "RunOutcome | None") -> None:
+        health.last_run_failed = outcome is None
+        if outcome is not None and not health.says_again(outcome):
+            _finished(outcome, report)
+
+    try:
+        retrain_for_ever(
+            _runner(settings, instruments),
+            every_seconds=every_seconds,
+            instruments=instruments,
+            done=done,
+        )
+    except KeyboardInterrupt:
+        log.info("retrain_stopped")  # the usual end of a service
+    finally:
+        endpoints.close()
+
+
+class _Health:
+    """Whether the last run could do its work; and what was said already."""
+
+    def __init__(self) -> None:
+        self.last_run_failed: bool | None = None
+        self._said = ""
+
+    def is_ready(self) -> tuple[bool, str]:
+        if self.last_run_failed is None:
+            return False, "the first run is not finished"
+        return not self.last_run_failed, "the last run failed: see the log" if (
+            self.last_run_failed
+        ) else "the last run ended well"
+
+    def says_again(self, outcome: "RunOutcome") -> bool:
+        """Waiting for sessions, every two seconds: news only when the number has changed."""
+        said, self._said = self._said, f"{outcome.result}: {outcome.reason}"
+        return outcome.result == "waiting" and said == self._said
+
+
+def _runner(settings: Settings, instruments: object) -> "Callable[[bool], RunOutcome]":
+    from export.retrain import retrain_once  # noqa: PLC0415 - torch is loaded when needed
+    from models.progress_view import show_progress  # noqa: PLC0415
+
+    def run(from_scratch: bool) -> "RunOutcome":
+        with show_progress() as progress:
+            return retrain_once(
+                settings,
+                instruments=instruments,  # type: ignore[arg-type] # typed where it is made
+                say=_say,
+                progress=progress,
+                from_scratch=from_scratch,
+            )
+
+    return run
+
+
+def _finished(outcome: "RunOutcome", report: Path | None) -> None:
+    fields = {"result": outcome.result, "reason": outcome.reason, "sessions": outcome.sessions}
+    log.info("retrain_finished", model_version=outcome.model_version, **fields)
+    words = {
+        "published": f"model {outcome.model_version} is live: {outcome.reason}",
+        "gated": f"model {outcome.model_version} was refused: {outcome.reason}",
+        "waiting": f"nothing trained: {outcome.reason}",
+    }
+    _say(words[outcome.result])
+    if outcome.report_path:
+        _say(f"report: {outcome.report_path}")
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_bytes(msgspec.json.format(msgspec.json.encode(outcome), indent=2))
+
+
+def _say(text: str) -> None:
+    click.echo(text)
+
+
+@contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """SIGTERM is how supervisors say Ctrl-C."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,52 @@
+"""Everyone who is ranked on the held-out slice: candidate, live model, popularity, item-kNN."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from export.quality import evaluate_scorer, in_vocabulary_of
+from models.baselines import evaluate_item_knn, evaluate_popularity
+from models.sessions import SessionTable
+from stream_app.adapters.onnx_scorer import OnnxScorer
+from stream_app.core.metrics import RankingQuality
+from stream_app.core.vocabulary import ItemVocabulary
+
+CANDIDATE: Final = "candidate"
+LIVE: Final = "live"
+POPULARITY: Final = "popularity"
+ITEM_KNN: Final = "item-knn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """The held-out slice, and what the baselines may know."""
+
+    past: SessionTable
+    held_out: SessionTable
+    vocabulary: ItemVocabulary
+    """Both tables' indexes are rows of it."""
+
+
+def rank_contenders(
+    trial: Trial, candidate: OnnxScorer, live: OnnxScorer | None
+) -> dict[str, RankingQuality]:
+    """Quality of each on the same targets, both models as they are served (ONNX, half-precision states)."""
+    n_items = len(trial.vocabulary)
+    quality = {CANDIDATE: _of_scorer(candidate, trial)}
+    if live is not None:
+        quality[LIVE] = _of_scorer(live, trial)
+    quality[POPULARITY] = evaluate_popularity(trial.past, trial.held_out, n_items)
+    quality[ITEM_KNN] = evaluate_item_knn(trial.past, trial.held_out, n_items)
+    return quality
+
+
+def as_metrics(quality: dict[str, RankingQuality]) -> dict[str, dict[str, float]]:
+    """`metrics` of a manifest."""
+    return {name: msgspec.to_builtins(figures) for name, figures in quality.items()}
+
+
+def _of_scorer(scorer: OnnxScorer, trial: Trial) -> RankingQuality:
+    return evaluate_scorer(
+        scorer, in_vocabulary_of(trial.held_out, trial.vocabulary, scorer.vocabulary)
+    )

@@ -1,0 +1,429 @@
+"""One retraining, from the click log to the live pointer: the only file that knows all steps.
+
+Killed at any point it leaves the registry as it was: everything is made in a scratch directory, a
+bundle is published by one rename, and the pointer moves last.
+"""
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from export.artifact import (
+    TrainingFacts,
+    bundle_content,
+    checkpoint_of,
+    new_model_version,
+    popularity_of,
+    training_facts,
+    without_items,
+)
+from export.contenders import CANDIDATE, LIVE, POPULARITY, Trial, as_metrics, rank_contenders
+from export.gate import TARGETS_MIN, Contender, Verdict, judge
+from export.parity import ParityReport, check_parity
+from export.quality import in_vocabulary_of
+from export.report import RunReport, markdown, plot
+from export.window import Division, Window, divide, read_newest, to_learn
+from models.checkpoint import Checkpoint, all_finite
+from models.config import GRU4RecConfig, Item2VecConfig
+from models.item2vec import train_item2vec
+from models.progress import ProgressCallback
+from models.sessions import SessionTable
+from models.train import TrainingResult, train
+from stream_app.adapters.instruments import RetrainInstruments
+from stream_app.adapters.onnx_scorer import OnnxScorer
+from stream_app.adapters.releases import promote, read_latest
+from stream_app.core.errors import BundleError, ConfigurationError
+from stream_app.core.metrics import RankingQuality
+from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundle
+from stream_app.files.registry import Registry
+from stream_app.settings import RetrainSettings, Settings
+
+Say = Callable[[str], None]
+Result = Literal["published", "gated", "waiting"]
+
+SCRATCH: Final = "retrain"
+ITEM2VEC_EPOCHS: Final = 3
+
+
+class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended; `waiting` and `gated` are no faults."""
+
+    result: Result
+    reason: str
+    model_version: str | None = None
+    sessions: int = 0
+    """Sessions of two clicks or more in the window."""
+    before_first_model: bool = False
+    """No model is live yet."""
+    report: RunReport | None = None
+    report_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModel:
+    version: str
+    directory: Path
+    scorer: OnnxScorer
+    known_until_ms: int | None
+    """Newest click it was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a training goes over, and where it starts."""
+
+    vocabulary: ItemVocabulary
+    sessions: SessionTable
+    """Indexes into `vocabulary`."""
+    config: GRU4RecConfig
+    start: Checkpoint | None
+    retired: frozenset[str]
+    """Items of the live model that nobody clicked in the whole window."""
+
+
+@dataclass(slots=True)
+class Run:
+    """The tools of one run."""
+
+    settings: Settings
+    registry: Registry
+    scratch: Path
+    instruments: RetrainInstruments
+    say: Say
+    progress: ProgressCallback | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        with self.instruments.step(name):
+            yield
+        self.seconds[name] = round(time.perf_counter() - began, 3)
+
+
+def retrain_once(
+    settings: Settings,
+    *,
+    instruments: RetrainInstruments,
+    say: Say,
+    progress: ProgressCallback | None = None,
+    from_scratch: bool = False,
+) -> RunOutcome:
+    """Train, judge, and publish if the gate lets it through.
+
+    from_scratch: no warm start, whatever the settings say.  Raises `ServiceAwayError` without a broker,
+    `ConfigurationError` (registry not writable, another retraining at work), `ClickFileError` (a damaged
+    log), `TrainingDivergedError`; in every case registry and pointer are as they were.
+    """
+    registry = Registry(settings.registry)
+    registry.check_writable()
+    with _scratch(settings) as scratch:
+        if registry.directory is not None:
+            remove_leftovers(registry.directory)
+        run = Run(settings, registry, scratch, instruments, say, progress)
+        return _run(run, from_scratch=from_scratch)
+
+
+def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
+    settings = run.settings.retrain
+    with run.step("read"):
+        live = _live_model(run)
+        window = read_newest(
+            run.settings.click_log,
+            window_days=settings.window_days,
+            clicks_max=settings.clicks_max,
+            event_types=run.settings.serving.event_types,
+            limits=run.settings.session,
+        )
+        not_before_ms = (
+            0 if live is None or live.known_until_ms is None else live.known_until_ms + 1
+        )
+        division = divide(
+            window.sessions,
+            share=settings.holdout_share,
+            targets_max=settings.holdout_clicks_max,
+            not_before_ms=not_before_ms,
+        )
+    sessions = int((window.sessions.lengths >= 2).sum())
+    run.instruments.training_sessions.set(sessions)
+    missing = _what_is_missing(sessions, division, settings)
+    if missing:
+        return RunOutcome(
+            result="waiting", reason=missing, sessions=sessions, before_first_model=live is None
+        )
+
+    plan = _plan(run, window, division, live, from_scratch=from_scratch)
+    origin = f"the weights of {live.version}" if live is not None and plan.start else "scratch"
+    run.say(
+        f"training from {origin} on {plan.sessions.n_sessions:,} sessions, {plan.sessions.n_clicks:,} "
+        f"clicks, {len(plan.vocabulary):,} items; {division.held_out.n_targets:,} next clicks held out"
+    )
+    with run.step("train"):
+        training = train(
+            plan.sessions,
+            plan.vocabulary,
+            plan.config,
+            start=plan.start,
+            progress=run.progress,
+            threads=settings.threads,
+        )
+    run.instruments.training_rate.set(training.events_per_second)
+    past = in_vocabulary_of(division.past, window.vocabulary, plan.vocabulary)
+    content = _content(run, training, plan, past, live)
+    with run.step("export"):
+        candidate, parity = _export(run, content, training.checkpoint)
+    with run.step("evaluate"):
+        trial = Trial(
+            past=past,
+            held_out=in_vocabulary_of(division.held_out, window.vocabulary, plan.vocabulary),
+            vocabulary=plan.vocabulary,
+        )
+        quality = rank_contenders(trial, candidate, live.scorer if live else None)
+    verdict = _judge(quality, training.checkpoint, candidate, live, plan, settings.gate_tolerance)
+    return _finish(run, content, training, quality, verdict, parity, plan, live, division, sessions)
+
+
+def _finish(
+    run: Run,
+    content: BundleContent,
+    training: TrainingResult,
+    quality: dict[str, RankingQuality],
+    verdict: Verdict,
+    parity: ParityReport,
+    plan: Plan,
+    live: LiveModel | None,
+    division: Division,
+    sessions: int,
+) -> RunOutcome:
+    """Publish or not, and write the report either way."""
+    version = content.model_version
+    for name in (CANDIDATE, LIVE, POPULARITY):
+        if name in quality:
+            run.instruments.recall.labels(name).set(quality[name].recall_20)
+            run.instruments.mrr.labels(name).set(quality[name].mrr_20)
+    known = frozenset(live.scorer.vocabulary.ids) if live else frozenset()
+    if verdict.passed:
+        with run.step("publish"):
+            metrics = {**as_metrics(quality), "parity": msgspec.to_builtins(parity)}
+            final = run.scratch / "final" / version
+            write_bundle(final, replace(content, metrics=metrics))
+            run.registry.publish(final)
+    report = RunReport(
+        model_version=version,
+        result="published" if verdict.passed else "gated",
+        verdict=verdict,
+        quality=quality,
+        training=msgspec.convert(content.training, TrainingFacts),
+        held_out_from_ms=division.cut_ms,
+        n_items=len(plan.vocabulary),
+        new_items=len(set(plan.vocabulary.ids) - known),
+        retired_items=len(plan.retired),
+        epoch_losses=training.checkpoint.record.epoch_losses,
+        events_per_second=training.events_per_second,
+        parity=parity,
+        step_seconds=run.seconds,
+    )
+    where = _write_report(run, report)
+    if verdict.passed:
+        # Last of all: from here on workers switch, and everything they and people need is in place.
+        reason = f"retrained: {'; '.join(verdict.reasons)}"
+        promote(run.settings.kafka, run.settings.topics.releases, version, reason=reason)
+    return RunOutcome(
+        result="published" if verdict.passed else "gated",
+        reason="; ".join(verdict.reasons),
+        model_version=version,
+        sessions=sessions,
+        report=report,
+        report_path=where,
+    )
+
+
+def _live_model(run: Run) -> LiveModel | None:
+    """What is live now; None also where its bundle cannot be used (training then starts from scratch)."""
+    release = read_latest(run.settings.kafka, run.settings.topics.releases)
+    if release is None or release.model_version is None:
+        return None
+    try:
+        directory = run.registry.fetch(release.model_version)
+        scorer = OnnxScorer.load(directory)
+    except BundleError as error:
+        run.say(f"the live model cannot be compared with, nor started from: {error}")
+        return None
+    known_until_ms = scorer.manifest.training.get("last_event_ms")
+    return LiveModel(release.model_version, directory, scorer, known_until_ms)
+
+
+def _what_is_missing(sessions: int, division: Division, settings: RetrainSettings) -> str | None:
+    if sessions < settings.sessions_min:
+        return (
+            f"{sessions} of {settings.sessions_min} sessions of two clicks or more are in the click log "
+            "(retrain.sessions_min)"
+        )
+    if division.held_out.n_targets < TARGETS_MIN:
+        return (
+            f"only {division.held_out.n_targets} next clicks are newer than what the live model learned "
+            f"from; {TARGETS_MIN} are needed to judge another one"
+        )
+    if division.past.n_targets == 0:
+        return "no session of two clicks or more lies before the held-out ones"
+    return None
+
+
+def _plan(
+    run: Run, window: Window, division: Division, live: LiveModel | None, *, from_scratch: bool
+) -> Plan:
+    settings = run.settings.retrain
+    config = GRU4RecConfig(units=settings.layer_units, epochs=settings.epochs)
+    start, retired = _start(run, window, config, live, from_scratch=from_scratch)
+    # Only what was clicked before the cut is learned; an item of the held-out slice alone is new to all.
+    support = division.past.support(len(window.vocabulary))
+    clicked = [item for item, n in zip(window.vocabulary.ids, support, strict=True) if n]
+    learn = to_learn(
+        division.past,
+        known_until_ms=live.known_until_ms if live is not None and start is not None else None,
+        replay_clicks=settings.replay_clicks,
+    )
+    vocabulary = start.vocabulary.extended(clicked) if start else ItemVocabulary(clicked)
+    return Plan(
+        vocabulary=vocabulary,
+        sessions=in_vocabulary_of(learn, window.vocabulary, vocabulary),
+        config=config.changed(epochs=settings.warm_epochs) if start else config,
+        start=start,
+        retired=retired,
+    )
+
+
+def _start(
+    run: Run, window: Window, config: GRU4RecConfig, live: LiveModel | None, *, from_scratch: bool
+) -> tuple[Checkpoint | None, frozenset[str]]:
+    """The live model's checkpoint, less its retired items, if training can go on from it."""
+    if live is None:
+        return None, frozenset()
+    retired = frozenset(live.scorer.vocabulary.ids) - frozenset(window.vocabulary.ids)
+    if from_scratch or not run.settings.retrain.warm_start:
+        return None, retired
+    try:
+        checkpoint = checkpoint_of(live.directory)
+    except BundleError as error:
+        run.say(f"no warm start: {error}")
+        return None, retired
+    ours = (config.cell, config.layers, config.units, config.embedding)
+    theirs = checkpoint.config
+    if ours != (theirs.cell, theirs.layers, theirs.units, theirs.embedding):
+        run.say(
+            "no warm start: the live model's network has another shape than the settings ask for"
+        )
+        return None, retired
+    return without_items(checkpoint, retired), retired
+
+
+def _content(
+    run: Run, training: TrainingResult, plan: Plan, past: SessionTable, live: LiveModel | None
+) -> BundleContent:
+    checkpoint, now = training.checkpoint, datetime.now(UTC)
+    n_items = len(plan.vocabulary)
+    with run.step("item2vec"):
+        item2vec = train_item2vec(
+            plan.sessions,
+            n_items,
+            Item2VecConfig(epochs=ITEM2VEC_EPOCHS),
+            threads=run.settings.retrain.threads,
+        )
+    facts = training_facts(
+        past,
+        epochs=plan.config.epochs,
+        seconds=training.seconds,
+        started_from=live.version if live is not None and plan.start is not None else None,
+    )
+    return bundle_content(
+        checkpoint,
+        model_version=new_model_version(now, checkpoint),
+        created_at=now,
+        item2vec=item2vec,
+        popularity=popularity_of(past, n_items),
+        training=facts,
+        metrics={},
+    )
+
+
+def _export(
+    run: Run, content: BundleContent, checkpoint: Checkpoint
+) -> tuple[OnnxScorer, ParityReport]:
+    """The candidate as it would be served, proven equal to what was trained."""
+    directory = run.scratch / "candidate" / content.model_version
+    write_bundle(directory, content)
+    scorer = OnnxScorer.load(directory)
+    return scorer, check_parity(checkpoint.model(), scorer)
+
+
+def _judge(
+    quality: dict[str, RankingQuality],
+    checkpoint: Checkpoint,
+    candidate: OnnxScorer,
+    live: LiveModel | None,
+    plan: Plan,
+    tolerance: float,
+) -> Verdict:
+    def contender(scorer: OnnxScorer, name: str) -> Contender:
+        return Contender(
+            version=scorer.model_version,
+            quality=quality[name],
+            items=frozenset(scorer.vocabulary.ids),
+            weights_are_finite=all_finite(checkpoint.weights) if name == CANDIDATE else True,
+        )
+
+    return judge(
+        contender(candidate, CANDIDATE),
+        contender(live.scorer, LIVE) if live is not None else None,
+        quality[POPULARITY],
+        retired_items=plan.retired,
+        tolerance=tolerance,
+    )
+
+
+def _write_report(run: Run, report: RunReport) -> str:
+    version = report.model_version
+    run.registry.write_report(version, "report.png", plot(report.epoch_losses, report.quality))
+    data = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    run.registry.write_report(version, "report.json", data)
+    return run.registry.write_report(version, "report.md", markdown(report).encode())
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Iterator[Path]:
+    """A directory of this run's own: emptied of what a killed run left, and again afterwards.
+
+    Raises `ConfigurationError` if it cannot be written to, or another retraining holds it.
+    """
+    directory = settings.data_dir / SCRATCH
+    lock: Any = None
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (settings.data_dir / f"{SCRATCH}.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+    except OSError as error:
+        busy = isinstance(error, BlockingIOError)
+        if lock is not None:
+            lock.close()
+        raise ConfigurationError(
+            f"another retraining is at work in {settings.data_dir}: wait for it, or give each its own "
+            "--data-dir"
+            if busy
+            else f"cannot write to {directory}: {error.strerror}.  Set another --data-dir"
+        ) from error
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        lock.close()
