@@ -213,7 +213,8 @@ class LocalKafka:
     def _launch_surely(self, flags: tuple[str, ...], cache: Path) -> None:
         """Launch; again if a free port was taken meanwhile, or if the JVM crashed on the cache."""
         for attempt in range(3):
-            self._port = self._wanted_port or _free_port()
+            # Started again, it is found where it was before.
+            self._port = self._port_for(attempt)
             self._check_port()
             try:
                 self._launch(flags)
@@ -222,6 +223,7 @@ class LocalKafka:
                 crashed = self._process is not None and (self._process.poll() or 0) > _SIGNALLED
                 self.kill()
                 lost_port = "Address already in use" in str(error) and not self._wanted_port
+                crashed = crashed and not lost_port
                 if attempt == 2 or not (lost_port or (crashed and flags)):
                     raise
                 if crashed:
@@ -230,6 +232,11 @@ class LocalKafka:
         if flags and "Unable to map shared spaces" in self._log_text():
             # The JVM went on without it; the next `prepare_warm_start` makes a sound one.
             cache.unlink(missing_ok=True)
+
+    def _port_for(self, attempt: int) -> int:
+        if self._wanted_port:
+            return self._wanted_port
+        return self._port if self._port and attempt == 0 else _free_port()
 
     def _launch(self, flags: tuple[str, ...]) -> None:
         kafka = self._kafka

@@ -1,0 +1,361 @@
+"""The aggregator: one process counts every click and publishes what changed, seconds later.
+
+A version is one Kafka transaction: the changed items and a marker with the offsets counted.  The offsets
+live in that marker and nowhere else, so counts and offsets cannot disagree: after a crash at any point
+the next aggregator reads back the last whole version and counts on from exactly there.  The
+transactional id fences: a second aggregator ends the first.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Self
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.errors import (
+    InvalidProducerEpochError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    ProducerFencedError,
+    TransactionAbortedError,
+)
+
+from stream_app.adapters import kafka_topics
+from stream_app.adapters.compacted_topic import CompactedTopic
+from stream_app.adapters.instruments import StatisticsInstruments
+from stream_app.adapters.kafka_clients import broker_errors, python_client_options
+from stream_app.core.errors import (
+    BadRecordError,
+    ConfigurationError,
+    InvariantError,
+    ServiceAwayError,
+)
+from stream_app.core.statistics import MINUTE_MS, Changes, CountedClick, DecayedCounts, countable
+from stream_app.core.statistics_records import (
+    StatisticsFold,
+    VersionMarker,
+    encode_item,
+    encode_marker,
+    item_key,
+    version_key,
+)
+from stream_app.logging_setup import get_logger
+from stream_app.settings import Settings
+
+VERSION_CLICKS_MAX: Final = 100_000
+"""Clicks in a version at most: bounds memory while catching up."""
+MARKERS_KEPT_MS: Final = 7 * 86_400_000
+"""So long a version can be looked up, for an exact offline replay of what was answered."""
+MARKERS_REMOVED_AT_ONCE: Final = 500
+IDLE_MARKER_SECONDS: Final = 60.0
+"""Clicks of other event types move the offsets too; without any marker retention would overtake it."""
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+
+log = get_logger("statistics")
+
+
+class Aggregator:
+    """Counts clicks from the last published version on.  A context manager; for one thread."""
+
+    def __init__(self, settings: Settings, instruments: StatisticsInstruments) -> None:
+        self._settings, self._instruments = settings, instruments
+        self._event_types = frozenset(settings.serving.event_types)
+        self._ahead_ms_max = settings.serving.event_time_ahead_hours_max * 3_600_000
+        self._admin: Any = None
+        self._producer: Any = None
+        self._consumer: Any = None
+        self._clicks: list[tuple[int, int, CountedClick]] = []
+        """Not yet folded: partition, offset, click."""
+        self._offsets: dict[int, int] = {}
+        self._published_offsets: dict[int, int] = {}
+        self._markers: deque[tuple[int, int]] = deque()
+        """Version and when it was published (ms), oldest first."""
+        self.version = 0
+        self._published_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """A transaction still open is left to the next aggregator, or to its timeout, to abort."""
+        for client in (self._consumer, self._admin):
+            if client is not None:
+                client.close()
+        if self._producer is not None:
+            self._producer.close(timeout=2)
+        self._consumer = self._admin = self._producer = None
+
+    def _open(self) -> None:
+        """Fence the one before us first: nothing can be published behind our back after that."""
+        settings, names = self._settings, self._settings.topics
+        facts = kafka_topics.ensure_topics(settings.kafka, names)
+        self._topic_id = facts[names.clicks].topic_id
+        options = python_client_options(settings.kafka)
+        with self._errors():
+            self._admin = KafkaAdminClient(**options)
+            self._producer = KafkaProducer(
+                **options,
+                transactional_id=f"{names.statistics}-aggregator",
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                delivery_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                max_block_ms=TRANSACTION_TIMEOUT_MS,
+                allow_auto_create_topics=False,
+                acks="all",
+                linger_ms=5,
+                batch_size=256 * 1024,
+            )
+            self._producer.init_transactions()
+        marker = self._restore()
+        with self._errors():
+            self._consumer = KafkaConsumer(
+                **options,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                allow_auto_create_topics=False,
+                isolation_level="read_committed",
+                max_poll_records=10_000,
+            )
+            self._seek(marker, facts[names.clicks].partitions)
+        log.info(
+            "statistics_started",
+            version=self.version,
+            items=len(self._counts.items),
+            clicks_counted=self._counts.clicks,
+            offsets=self._offsets,
+        )
+
+    def _restore(self) -> VersionMarker | None:
+        """The last whole version, bit for bit."""
+        settings = self._settings
+        fold = StatisticsFold()
+        with CompactedTopic(
+            settings.kafka, settings.topics.statistics, committed_only=True
+        ) as topic:
+            for records in topic.read_to_end():
+                for record in records:
+                    try:
+                        fold.take(record.key, record.value)
+                    except BadRecordError as error:
+                        log.warning(
+                            "statistics_record_skipped", offset=record.offset, error=str(error)
+                        )
+        marker = fold.marker
+        if marker is not None and marker.topic_id != self._topic_id.hex():
+            raise ConfigurationError(
+                f"topic {settings.topics.clicks} was deleted and created anew since version "
+                f"{marker.version} of the statistics was published, so its offsets start over: delete "
+                f"topic {settings.topics.statistics} as well (popularity then starts afresh), or name "
+                "another one in topics.statistics"
+            )
+        self._counts = DecayedCounts(
+            settings.statistics.half_life_minutes * MINUTE_MS,
+            settings.statistics.items_max,
+            items=fold.items,
+            total=marker.total if marker else None,
+            clicks=marker.clicks if marker else 0,
+        )
+        self.version = marker.version if marker else 0
+        self._markers = deque(sorted(fold.published_at.items()))
+        self._instruments.version.set(self.version)
+        self._instruments.items.set(len(fold.items))
+        return marker
+
+    def _seek(self, marker: VersionMarker | None, partitions: int) -> None:
+        topic = self._settings.topics.clicks
+        assigned = [TopicPartition(topic, number) for number in range(partitions)]
+        self._consumer.assign(assigned)
+        counted = (
+            {int(number): offset for number, offset in marker.offsets.items()} if marker else {}
+        )
+        begins = self._consumer.beginning_offsets(assigned)
+        ends = self._consumer.end_offsets(assigned)
+        for tp in assigned:
+            offset = counted.get(tp.partition)
+            if offset is None:
+                offset = begins[tp]
+            elif offset > ends[tp]:
+                raise ConfigurationError(
+                    f"{topic} partition {tp.partition} ends at {ends[tp]}, but version {self.version} "
+                    f"of the statistics counted up to {offset}: the topic lost clicks.  Delete topic "
+                    f"{self._settings.topics.statistics} (popularity then starts afresh)"
+                )
+            elif offset < begins[tp]:
+                self._count_lost(tp.partition, offset, begins[tp])
+                offset = begins[tp]
+            self._consumer.seek(tp, offset)
+            self._offsets[tp.partition] = offset
+        self._published_offsets = dict(self._offsets)
+
+    def _count_lost(self, partition: int, offset: int, begin: int) -> None:
+        self._instruments.lost_clicks.inc(begin - offset)
+        log.error(
+            "clicks_lost",
+            partition=partition,
+            first_offset=offset,
+            next_offset=begin,
+            clicks=begin - offset,
+            reason="retention deleted them before they were counted",
+        )
+
+    def turn(self) -> None:
+        """Read what is there, and publish if it is time; takes at most `statistics.publish_seconds`."""
+        due_in = self._published_at + self._settings.statistics.publish_seconds - time.monotonic()
+        self._read(max(0.0, min(due_in, 0.5)))
+        overdue = time.monotonic() - self._published_at
+        if (
+            len(self._clicks) >= VERSION_CLICKS_MAX
+            or (self._clicks and overdue >= self._settings.statistics.publish_seconds)
+            or (overdue >= IDLE_MARKER_SECONDS and self._offsets != self._published_offsets)
+        ):
+            self.publish()
+        self._show_lag()
+
+    def _read(self, timeout_seconds: float) -> None:
+        try:
+            with self._errors():
+                found = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
+        except OffsetOutOfRangeError:
+            self._check_topic()
+            self._skip_what_is_gone()
+            return
+        outcomes = {"counted": 0, "ignored_event_type": 0, "unusable": 0}
+        for tp, records in found.items():
+            for record in records:
+                try:
+                    click = countable(
+                        record.value,
+                        kafka_timestamp_ms=record.timestamp,
+                        event_types=self._event_types,
+                        ahead_ms_max=self._ahead_ms_max,
+                    )
+                except BadRecordError:
+                    outcomes["unusable"] += 1
+                    continue
+                if click is None:
+                    outcomes["ignored_event_type"] += 1
+                else:
+                    outcomes["counted"] += 1
+                    self._clicks.append((tp.partition, record.offset, click))
+            self._offsets[tp.partition] = records[-1].offset + 1
+        for outcome, count in outcomes.items():
+            self._instruments.clicks.labels(outcome).inc(count)
+
+    def _skip_what_is_gone(self) -> None:
+        with self._errors():
+            begins = self._consumer.beginning_offsets(self._consumer.assignment())
+        for tp, begin in begins.items():
+            offset = self._offsets[tp.partition]
+            if offset < begin:
+                self._count_lost(tp.partition, offset, begin)
+                self._offsets[tp.partition] = begin
+            self._consumer.seek(tp, self._offsets[tp.partition])
+
+    def publish(self) -> None:
+        """Fold what was read and publish it as the next version; nothing was read: nothing happens."""
+        if self._offsets == self._published_offsets:
+            return
+        began = time.perf_counter()
+        self._check_topic()
+        self._clicks.sort(key=lambda entry: entry[:2])
+        changes = self._counts.fold(click for _, _, click in self._clicks)
+        marker = self._next_marker()
+        with self._errors():
+            self._producer.begin_transaction()
+            self._send(marker, changes)
+            self._producer.commit_transaction()
+        self.version = marker.version
+        self._published_offsets = dict(self._offsets)
+        self._clicks.clear()
+        self._published_at = time.monotonic()
+        self._markers.append((marker.version, marker.published_at))
+        self._show_published(marker, len(changes), time.perf_counter() - began)
+
+    def _send(self, marker: VersionMarker, changes: Changes) -> None:
+        topic, send = self._settings.topics.statistics, self._producer.send
+        for item_id, count in changes.items():
+            value = encode_item(marker.version, count) if count is not None else None
+            send(topic, key=item_key(item_id), value=value, partition=0)
+        expired = marker.published_at - MARKERS_KEPT_MS
+        for _ in range(MARKERS_REMOVED_AT_ONCE):
+            if not self._markers or self._markers[0][1] >= expired:
+                break
+            version, _ = self._markers.popleft()
+            send(topic, key=version_key(version), value=None, partition=0)
+        send(topic, key=version_key(marker.version), value=encode_marker(marker), partition=0)
+
+    def _next_marker(self) -> VersionMarker:
+        counts, total = self._counts, self._counts.total
+        return VersionMarker(
+            version=self.version + 1,
+            topic=self._settings.topics.clicks,
+            topic_id=self._topic_id.hex(),
+            offsets={str(partition): offset for partition, offset in sorted(self._offsets.items())},
+            watermark=total.time_ms if total else None,
+            half_life_minutes=self._settings.statistics.half_life_minutes,
+            items_max=self._settings.statistics.items_max,
+            total_count=total.value if total else 0.0,
+            clicks=counts.clicks,
+            items=len(counts.items),
+            published_at=time.time_ns() // 1_000_000,
+        )
+
+    def _check_topic(self) -> None:
+        """Offsets mean nothing if the click topic was deleted and created anew under us."""
+        topic = self._settings.topics.clicks
+        with self._errors():
+            facts = kafka_topics.describe(self._admin, [topic]).get(topic)
+        if facts is None or facts.topic_id != self._topic_id:
+            raise ConfigurationError(
+                f"topic {topic} was deleted{'' if facts is None else ' and created anew'} while its "
+                f"clicks were counted: delete topic {self._settings.topics.statistics} as well, then "
+                "start the aggregator again (popularity starts afresh)"
+            )
+
+    def _show_published(self, marker: VersionMarker, records: int, seconds: float) -> None:
+        shown = self._instruments
+        shown.version.set(marker.version)
+        shown.published.inc()
+        shown.records.inc(records)
+        shown.items.set(marker.items)
+        shown.publish_duration.observe(seconds)
+        if marker.watermark is not None:
+            shown.watermark.set(marker.watermark / 1000)
+
+    def _show_lag(self) -> None:
+        behind = 0
+        for tp in self._consumer.assignment():
+            end = self._consumer.highwater(tp)
+            if end is not None:
+                behind += max(0, end - self._offsets[tp.partition])
+        self._instruments.lag.set(behind + len(self._clicks))
+        self._instruments.age.set(time.monotonic() - self._published_at)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Client errors in our words.  Whatever it is: nothing is published half, and we start over."""
+        try:
+            with broker_errors(self._settings.kafka):
+                yield
+        except (ProducerFencedError, InvalidProducerEpochError) as error:
+            raise InvariantError(
+                "another aggregator took over (or this one was suspended for longer than "
+                f"{TRANSACTION_TIMEOUT_MS // 1000} s): run exactly one `nextclick statistics`"
+            ) from error
+        except OffsetOutOfRangeError:
+            raise
+        except (TransactionAbortedError, KafkaError) as error:
+            raise ServiceAwayError(
+                f"the broker at {self._settings.kafka.bootstrap_servers} failed us: "
+                f"{type(error).__name__}: {error}"
+            ) from error
