@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from stream_app.core.errors import ClickFileError
+from stream_app.core.errors import ClickFileError, ConfigurationError
 from stream_app.core.records import ERASE
 
 LOG_COLUMNS: Final = pa.schema(
@@ -54,6 +54,7 @@ _FILE: Final = re.compile(
 _INCOMING: Final = ".incoming"
 _ERASURES: Final = b"nextclick.erasures"
 """Key in a file's footer: how many erase events it holds, so that most files need not be read for them."""
+_TOPIC_ID: Final = b"nextclick.topic-id"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,6 +74,9 @@ class LogFile:
     day: str
     range: OffsetRange
     part: int
+
+    def is_of(self, topic: str, partition: int) -> bool:
+        return (self.range.topic, self.range.partition) == (topic, partition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,34 +145,59 @@ class ClickLogWriter:
     """Writes ranges of one click log.  Local directories are safe against kills and power failures.
 
     On other file systems a part is written under its final name, which object stores do atomically.
+    topic_id: names the topic's incarnation; files of another one of the same name are refused.
     checkpoint: called with the name of each step once it is done; tests crash there.
     """
 
     def __init__(
-        self, root: str | Path, *, checkpoint: Callable[[str], None] | None = None
+        self,
+        root: str | Path,
+        *,
+        topic_id: bytes = b"",
+        checkpoint: Callable[[str], None] | None = None,
     ) -> None:
         self._fs, self._base = fsspec.core.url_to_fs(str(root))
         self._local = isinstance(self._fs, LocalFileSystem)
         self._root = str(root)
+        self._topic_id = topic_id.hex().encode()
         self._done = checkpoint or (lambda _: None)
+
+    def check_writable(self) -> None:
+        """Raises `OSError` if nothing can be written here."""
+        probe = f"{self._base}/{_INCOMING}/probe-{uuid4().hex}"
+        self._fs.makedirs(f"{self._base}/{_INCOMING}", exist_ok=True)
+        with self._fs.open(probe, "wb") as stream:
+            stream.write(b"x")
+        self._fs.rm_file(probe)
 
     def recover(self, topic: str, partition: int) -> int | None:
         """Delete what a killed writer left of this partition; the offset after its last whole range.
 
         None: nothing of it was archived yet.  To be called by whoever takes over the partition.
+        Raises `ConfigurationError` if the log is of an earlier topic of that name.
         """
         contents = list_files(self._root)
         for file in contents.incomplete:
-            if (file.range.topic, file.range.partition) == (topic, partition):
+            if file.is_of(topic, partition):
                 self._fs.rm_file(file.path)
         for path in self._incoming(topic, partition):
             path.unlink(missing_ok=True)
-        ends = [
-            file.range.last + 1
-            for file in contents.complete
-            if (file.range.topic, file.range.partition) == (topic, partition)
-        ]
-        return max(ends, default=None)
+        ours = [file for file in contents.complete if file.is_of(topic, partition)]
+        if not ours:
+            return None
+        newest = max(ours, key=lambda file: file.range.last)
+        self._check_topic_id(newest)
+        return newest.range.last + 1
+
+    def _check_topic_id(self, file: LogFile) -> None:
+        with _opened(self._fs, file.path) as parquet:
+            theirs = (parquet.schema_arrow.metadata or {}).get(_TOPIC_ID, b"")
+        if theirs and self._topic_id and theirs != self._topic_id:
+            raise ConfigurationError(
+                f"the click log {self._root} was written from an earlier topic {file.range.topic}, whose "
+                "offsets mean nothing in the one of today: set another click_log, or move the old one "
+                "away (it can still be read for training under its own directory)"
+            )
 
     def write_range(self, topic: str, partition: int, first: int, last: int, rows: pa.Table) -> int:
         """Archive the offsets first..last, of which `rows` (`LOG_COLUMNS`) hold the valid clicks.
@@ -184,7 +213,7 @@ class ClickLogWriter:
         if not self._local:
             for name, (_, table) in zip(names, by_day, strict=True):
                 with self._fs.open(f"{self._base}/{name}", "wb") as stream:
-                    _write_parquet(table, stream)
+                    self._write_parquet(table, stream)
                 self._done("part_in_place")
             return len(names)
 
@@ -194,7 +223,7 @@ class ClickLogWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with path.open("wb") as stream:
-                    _write_parquet(table, stream)
+                    self._write_parquet(table, stream)
                     stream.flush()
                     os.fsync(stream.fileno())
             except BaseException:
@@ -210,6 +239,11 @@ class ClickLogWriter:
             _fsync_directory(target.parent)
             self._done("part_in_place")
         return len(names)
+
+    def _write_parquet(self, table: pa.Table, stream: Any) -> None:
+        erasures = pc.sum(pc.equal(table["event_type"], ERASE)).as_py()
+        facts = {_ERASURES: str(erasures), _TOPIC_ID: self._topic_id}
+        pq.write_table(table.replace_schema_metadata(facts), stream, compression="zstd")
 
     def _incoming(self, topic: str, partition: int) -> Iterator[Path]:
         pattern = re.compile(rf"{re.escape(topic)}-{partition}-[0-9a-f]+\.parquet")
@@ -340,13 +374,6 @@ def _split_by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     for day in np.unique(days).tolist():
         name = datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date().isoformat()
         yield name, rows.filter(pa.array(days == day))
-
-
-def _write_parquet(table: pa.Table, stream: Any) -> None:
-    erasures = pc.sum(pc.equal(table["event_type"], ERASE)).as_py()
-    pq.write_table(
-        table.replace_schema_metadata({_ERASURES: str(erasures)}), stream, compression="zstd"
-    )
 
 
 def _make_directory(path: Path) -> None:
