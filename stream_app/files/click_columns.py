@@ -100,6 +100,8 @@ class EventTimes:
                 return pa.array([], pa.int64())
             numbers = _numbers(array)
             if numbers is None:
+                if self.per_ms is not None or _NUMBER.fullmatch(array[0].as_py()):
+                    raise _not_a_number(array, "time in ms or seconds, unlike the first")
                 return iso_to_ms(array)
             array = numbers
         return self._scale(required(array))
@@ -133,8 +135,7 @@ def whole_numbers(column: Any) -> pa.Array:
         text = _as_text(array)
         numbers = _numbers(text)
         if numbers is None:
-            row = next(i for i, word in enumerate(text.to_pylist()) if not _NUMBER.fullmatch(word))
-            raise BadCellError(row, f"{text[row].as_py()[:40]!r} is no number")
+            raise _not_a_number(text, "number")
         array = numbers
     return array.cast(pa.int64(), safe=False)
 
@@ -160,6 +161,12 @@ def _numbers(text: pa.Array) -> pa.Array | None:
         except pa.ArrowInvalid:
             continue
     return None
+
+
+def _not_a_number(text: pa.Array, wanted: str) -> BadCellError:
+    words = text.to_pylist()
+    row = next((i for i, word in enumerate(words) if not _NUMBER.fullmatch(word)), 0)
+    return BadCellError(row, f"{words[row][:40]!r} is no {wanted}")
 
 
 def _iso_ms(row: int, word: str) -> int:

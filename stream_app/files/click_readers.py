@@ -360,7 +360,7 @@ def _line_of_row(path: Path, row: int) -> tuple[int, bool]:
 
 def _csv_error(path: Path, broken: list[tuple[int, str]], row: int, error: Exception) -> Exception:
     if not broken:
-        if row == 0 and "Empty CSV" in str(error):
+        if row == 0 and ("Empty CSV" in str(error) or "Could not skip initial" in str(error)):
             return file_error(path, "holds a header but no clicks")
         return file_error(path, f"is no table: {error}")
     number, what = broken[-1]
