@@ -1,4 +1,7 @@
-"""Reading a compacted topic: all of it once, then what is new.  For one thread."""
+"""Reading a whole topic: all of it once, then what is new.  For one thread.
+
+Made for compacted topics; the dead letters are read by it too.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +23,23 @@ _FETCH_BYTES: Final = 4 * 1024**2
 class CompactedTopic:
     """All partitions of one topic, from the beginning.  A context manager; connects when entered.
 
-    committed_only: records of open and aborted transactions are not seen.  Records are kafka-python's
+    committed_only: records of open and aborted transactions are not seen.  newest: only so many from
+    the end of each partition (fewer where transactions or compaction left gaps).  Records are kafka-python's
     (`key`, `value` (None: a tombstone), `partition`, `offset`, `timestamp`, `headers`).
 
     Raises `ServiceAwayError` without a broker, `ConfigurationError` without the topic.
     """
 
-    def __init__(self, kafka: KafkaConnection, topic: str, *, committed_only: bool = False) -> None:
+    def __init__(
+        self,
+        kafka: KafkaConnection,
+        topic: str,
+        *,
+        committed_only: bool = False,
+        newest: int | None = None,
+    ) -> None:
         self._kafka = kafka
+        self._newest = newest
         self.topic = topic
         self._isolation = "read_committed" if committed_only else "read_uncommitted"
         self._consumer: Any = None
@@ -49,6 +61,8 @@ class CompactedTopic:
                 self._partitions = _partitions_of(consumer, self.topic)
                 consumer.assign(self._partitions)
                 consumer.seek_to_beginning(*self._partitions)
+                if self._newest is not None:
+                    _seek_back(consumer, self._partitions, self._newest)
             except BaseException:
                 consumer.close()
                 raise
@@ -99,6 +113,12 @@ class CompactedTopic:
         with broker_errors(self._kafka):
             found = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000))
         return [record for tp in self._partitions for record in found.get(tp, ())]
+
+
+def _seek_back(consumer: Any, partitions: list[TopicPartition], count: int) -> None:
+    begins = consumer.beginning_offsets(partitions)
+    for tp, end in consumer.end_offsets(partitions).items():
+        consumer.seek(tp, max(begins[tp], end - count))
 
 
 def _partitions_of(consumer: Any, topic: str) -> list[TopicPartition]:

@@ -103,7 +103,8 @@ def test_a_missing_topic_says_how_to_create_it(kafka):
         pass
 
 
-def test_without_a_broker_the_message_says_how_to_start_one():
+def test_without_a_broker_the_message_says_how_to_start_one(monkeypatch):
+    monkeypatch.setattr("stream_app.adapters.kafka_clients.CONNECT_TIMEOUT_MS", 500)
     with (
         pytest.raises(ServiceAwayError, match=r"no broker answers at 127.0.0.1:1: start one with"),
         CompactedTopic(KafkaSettings(bootstrap_servers="127.0.0.1:1"), "any"),
