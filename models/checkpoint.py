@@ -52,7 +52,7 @@ class Checkpoint:
     record: TrainingRecord = field(default_factory=TrainingRecord)
 
     def model(self) -> GRU4Rec:
-        """The network with these weights (copied), in evaluation mode.
+        """The network with these weights (copied), in evaluation mode, without gradients.
 
         Raises `BundleError` if a weight is missing or has the wrong shape.
         """
@@ -61,7 +61,7 @@ class Checkpoint:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
             raise BundleError(f"the weights do not fit the hyper-parameters: {error}") from error
-        return model.eval()
+        return model.requires_grad_(False).eval()
 
 
 def save_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK: Final = 1 << 20
-"""Negatives are drawn so many at a time: one draw per step would cost more than the step's sums."""
+"""Negatives are drawn so many at a time (fewer at first, so that a short training does not pay for a
+long one's): one draw per step would cost more than the step's sums."""
 
 
 def sampling_weights(support: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
@@ -34,7 +35,7 @@ class NegativeSampler:
     def draw(self, n: int) -> NDArray[np.int64]:
         """int64 [n]."""
         if self._used + n > len(self._block):
-            self._block = self._fill(max(n, BLOCK))
+            self._block = self._fill(max(n, min(BLOCK, max(16 * n, 2 * len(self._block)))))
             self._used = 0
         self._used += n
         return self._block[self._used - n : self._used]

@@ -44,7 +44,7 @@ class TrainingClock:
         self._events_total = epochs * events_per_epoch
         self._report = report
         self._started = self._epoch_started = time.perf_counter()
-        self._next_report = self._started
+        self._next_report = self._started + REPORT_SECONDS
         self._epoch_events = 0
         self._loss_sum = 0.0
         self.events = 0
