@@ -1,5 +1,6 @@
 """Baselines against brute force, by the protocol the models are held to."""
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_item_knn_is_ranked_as_by_hand(config: ItemKNNConfig) -> None:
     counts = [sum(s.count(i) for s in train) for i in range(N_ITEMS)]
     ranks = []
     for s in test:
-        for clicked, target in zip(s[:-1], s[1:], strict=True):
+        for clicked, target in itertools.pairwise(s):
             scores = [
                 similarity[clicked, i] / (counts[i] + config.regularisation) ** config.damping
                 for i in range(N_ITEMS)

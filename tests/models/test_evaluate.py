@@ -1,6 +1,7 @@
 # ruff: noqa: E402 - torch is looked for first
 """Evaluation against brute force: one session, one position, one sorted list at a time."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,7 +51,7 @@ def brute_force_ranks(model: GRU4Rec, sessions: SessionTable) -> Iterator[int]:
             sessions.session_starts[s] : sessions.session_starts[s + 1]
         ].tolist()
         states = model.start_states(1)
-        for clicked, target in zip(clicks[:-1], clicks[1:], strict=True):
+        for clicked, target in itertools.pairwise(clicks):
             if clicked >= 0:
                 states = model.step(torch.tensor([clicked]), *states)
             scores = model.scores(*states)[0].tolist()
@@ -93,9 +94,7 @@ def test_ranking_prefixes_and_labels_is_the_same_as_ranking_every_position() -> 
         )
         for position in range(start + 1, end)
     ]
-    last_only = []
-    for prefix in pairs:
-        last_only.append(next_click_ranks(model, table([prefix]))[-1])
+    last_only = [next_click_ranks(model, table([prefix]))[-1] for prefix in pairs]
     assert last_only == next_click_ranks(model, sessions).tolist()
 
 

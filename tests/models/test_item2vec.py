@@ -1,4 +1,3 @@
-# ruff: noqa: E402 - torch is looked for first
 """item2vec: items that are together end up close."""
 
 from typing import Literal

@@ -34,21 +34,23 @@ def fresh_model(config: GRU4RecConfig) -> GRU4Rec:
     return model
 
 
-def cells(config: GRU4RecConfig, weights: dict[str, "torch.Tensor"]) -> list["torch.nn.Module"]:
-    """PyTorch's own cells with our weights."""
-    made = []
-    for layer in range(config.layers):
-        kind = torch.nn.GRUCell if config.cell == "gru" else torch.nn.RNNCell
-        cell = kind(UNITS, UNITS).double()
-        # One-hot input is an identity here: the table already holds the gates.
-        ours = {
-            "weight_ih": weights.get(f"input_weight_{layer}"),
-            "weight_hh": weights[f"hidden_weight_{layer}"],
-            "bias_ih": weights[f"input_bias_{layer}"],
-            "bias_hh": weights[f"hidden_bias_{layer}"],
-        }
-        made.append((cell, {k: v for k, v in ours.items() if v is not None}))
-    return made
+def torch_cell(
+    config: GRU4RecConfig, weights: dict[str, "torch.Tensor"], layer: int
+) -> tuple["torch.nn.Module", dict[str, "torch.Tensor"]]:
+    """PyTorch's own cell of a layer, and our weights under its names."""
+    kind = torch.nn.GRUCell if config.cell == "gru" else torch.nn.RNNCell
+    input_weight = weights.get(f"input_weight_{layer}")
+    if input_weight is None:
+        # The one-hot table holds the gates' inputs already, so that they only pass through.
+        gates = len(weights[f"input_bias_{layer}"])
+        input_weight = torch.eye(gates, dtype=torch.float64)
+    ours = {
+        "weight_ih": input_weight,
+        "weight_hh": weights[f"hidden_weight_{layer}"],
+        "bias_ih": weights[f"input_bias_{layer}"],
+        "bias_hh": weights[f"hidden_bias_{layer}"],
+    }
+    return kind(input_weight.shape[1], UNITS).double(), ours
 
 
 def dense_loss(
@@ -57,12 +59,8 @@ def dense_loss(
     """The loss of the batch over whole tables, float64, as the papers write it."""
     table = {"constrained": "item_vectors", "separate": "input_vectors", "one-hot": "input_gates"}
     below = weights[table[config.embedding]][INPUTS]
-    for layer, (cell, parameters) in enumerate(cells(config, weights)):
-        if layer == 0 and config.embedding == "one-hot":
-            identity = torch.eye(below.shape[1], dtype=torch.float64)
-            wide = torch.nn.GRUCell if config.cell == "gru" else torch.nn.RNNCell
-            cell = wide(below.shape[1], UNITS).double()
-            parameters["weight_ih"] = identity
+    for layer in range(config.layers):
+        cell, parameters = torch_cell(config, weights, layer)
         below = torch.func.functional_call(cell, parameters, (below, hidden[layer]))
     candidates = torch.cat((TARGETS, NEGATIVES))
     scores = below @ weights["item_vectors"][candidates].T + weights["item_bias"][candidates]
