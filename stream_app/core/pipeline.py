@@ -191,7 +191,6 @@ def _fold(
         if (click.event_type == ERASE or not click.consent) and not applied:
             # Written even where nothing is stored: after a crash the changelog may still lack it.
             current[key] = outcome.states[key] = None
-            tracks.pop(key, None)
             if click.event_type == ERASE:
                 outcome.outcomes["ignored_erased"] += 1
             else:

@@ -202,6 +202,8 @@ def test_going_back_to_an_earlier_offset_changes_no_state_and_repeats_no_answer(
         assert outcome.judgements == {}
         for key, state in outcome.states.items():
             assert state == before[key], "what is written again is what was stored"
+        if outcome.outcomes["ignored_redelivered"]:
+            assert outcome.states, "the changelog may lack the record: it is written again"
     assert run.store.states == before
     assert len(run.said) == answered
 
@@ -228,7 +230,8 @@ def test_going_back_ends_in_the_same_states_also_where_sessions_were_forgotten(
     run.batch(log[crash_at:], scorer)
 
     assert run.store.states == expected.store.states
-    assert {r.recommendation_id for r in run.said} == {r.recommendation_id for r in expected.said}
+    # Not equal: what was a bot's or a duplicate the first time may be neither in a shorter session.
+    assert {r.recommendation_id for r in run.said} >= {r.recommendation_id for r in expected.said}
 
 
 @given(shop_logs(), rules_of_any_kind, any_model, st.data())
@@ -288,6 +291,15 @@ def test_the_wall_clock_stamps_answers_and_influences_nothing(
     ]
     assert run.store.states == other.store.states
     assert all(r.latency_ms >= 0 for r in other.said)
+
+
+def test_a_redelivered_click_has_its_sessions_record_written_again() -> None:
+    """The record's changelog message may be what the crash lost."""
+    run = Run()
+    run.batch([*views("s0", "ab"), *views("s1", "c", first_offset=2)], OLD_MODEL)
+    outcome = run.batch(views("s0", "a"), OLD_MODEL)
+    assert outcome.outcomes == {"ignored_redelivered": 1}
+    assert outcome.states == {(0, "s0"): run.store.states[0, "s0"]}
 
 
 def test_an_answer_says_where_it_comes_from() -> None:
