@@ -19,6 +19,8 @@ N_ITEMS: Final = N_CATEGORIES * SHELVES
 DRIFT_MS: Final = 20_000
 """Weights stay as they are for so long (event time), then drift a little."""
 
+_PAUSE_MS_MIN: Final = 500.0
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -137,9 +139,9 @@ class Shop:
         self._next_item_ms = start_ms + self._exponential(traffic.new_item_seconds * 1000.0)
         self._queue: list[tuple[float, int, _Session]] = []
         self._order = 0
-        under_way = rng.poisson(mean_clicks * self._pause_ms() / self._arrival_ms)
+        under_way = rng.poisson((mean_clicks - 1.0) * self._pause_ms() / self._arrival_ms)
         for _ in range(under_way):
-            self._begin(start_ms + self._pause_after())
+            self._begin(start_ms + self._pause_left())
 
     def clicks_until(self, end_ms: float) -> Iterator[Click]:
         """The clicks from the last one made to `end_ms` (left out), by event time."""
@@ -259,12 +261,17 @@ class Shop:
         heapq.heappush(self._queue, (at_ms, self._order, session))
 
     def _pause_ms(self) -> float:
-        return 500.0 + self._traffic.pause_seconds * 1000.0
+        return _PAUSE_MS_MIN + self._traffic.pause_seconds * 1000.0
 
     def _pause_after(self, is_bot: bool = False) -> float:
         if is_bot:
             return self._exponential(self._traffic.bot_pause_seconds * 1000.0)
-        return 500.0 + self._exponential(self._traffic.pause_seconds * 1000.0)
+        return _PAUSE_MS_MIN + self._exponential(self._traffic.pause_seconds * 1000.0)
+
+    def _pause_left(self) -> float:
+        """What is left of a pause at a moment of no meaning to the visitor."""
+        into = self._uniform() * self._pause_ms()
+        return into if into < _PAUSE_MS_MIN else self._pause_after()
 
     def _exponential(self, mean: float) -> float:
         return -mean * float(np.log1p(-self._uniform()))
