@@ -19,9 +19,9 @@ from export.graphs import score_graph, step_graph
 from export.to_onnx import network_weights
 from models.checkpoint import Checkpoint
 from models.config import GRU4RecConfig
-from models.sessions import SessionTable
 from stream_app.core.errors import BundleError
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, open_bundle, read_weights
 
 ARCHITECTURE: Final = "gru4rec"

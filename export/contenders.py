@@ -6,11 +6,11 @@ from typing import Final
 import msgspec
 
 from export.quality import evaluate_scorer, in_vocabulary_of
-from models.baselines import evaluate_item_knn, evaluate_popularity
-from models.sessions import SessionTable
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.metrics import RankingQuality
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.baselines import evaluate_item_knn, evaluate_popularity
+from stream_app.evaluation.sessions import SessionTable
 
 CANDIDATE: Final = "candidate"
 LIVE: Final = "live"

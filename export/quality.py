@@ -5,11 +5,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sessions import UNKNOWN, SessionTable
-from models.targets import target_positions
 from stream_app.core.metrics import CUT, RankingQuality, quality_of_ranks, ranks_in_top
 from stream_app.core.ports import Scorer, StateRows
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import UNKNOWN, SessionTable
+from stream_app.evaluation.targets import target_positions
 
 SESSIONS_TOGETHER: Final = 1024
 

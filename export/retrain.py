@@ -35,7 +35,6 @@ from models.checkpoint import Checkpoint, all_finite
 from models.config import GRU4RecConfig, Item2VecConfig
 from models.item2vec import train_item2vec
 from models.progress import ProgressCallback
-from models.sessions import SessionTable
 from models.train import TrainingResult, train
 from stream_app.adapters.instruments import RetrainInstruments
 from stream_app.adapters.onnx_scorer import OnnxScorer
@@ -43,6 +42,7 @@ from stream_app.adapters.releases import promote, read_latest
 from stream_app.core.errors import BundleError, ConfigurationError
 from stream_app.core.metrics import RankingQuality
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundle
 from stream_app.files.registry import Registry
 from stream_app.settings import RetrainSettings, Settings

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.sessions import SessionTable, sessions_of_clicks, vocabulary_of_clicks
 from stream_app.core.session import SessionLimits
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import SessionTable, sessions_of_clicks, vocabulary_of_clicks
 from stream_app.files.click_log import list_files, read_window
 
 DAY_MS: Final = 86_400_000
@@ -88,7 +88,8 @@ def divide(
     """
     usable = np.flatnonzero(sessions.lengths >= 2)
     if len(usable) == 0:
-        return Division(sessions, sessions.select(usable), not_before_ms)
+        after_all = int(sessions.click_ms.max(initial=0)) + 1
+        return Division(sessions, sessions.select(usable), max(after_all, not_before_ms))
     targets = np.cumsum(sessions.lengths[usable][::-1] - 1)  # from the newest back
     held_out = int(np.searchsorted(targets, targets_max, side="left")) + 1
     held_out = max(1, min(held_out, int(len(usable) * share)))
@@ -107,10 +108,9 @@ def to_learn(past: SessionTable, *, known_until_ms: int | None, replay_clicks: i
     if known_until_ms is None or past.n_clicks <= replay_clicks:
         return past
     is_new = past.start_ms > known_until_ms
-    room = max(replay_clicks - int(past.lengths[is_new].sum()), 0)
-    old_clicks = np.cumsum(np.where(is_new, 0, past.lengths))
-    every = old_clicks[-1] / room if room else np.inf
-    # An old session is taken where the count of old clicks passes the next multiple of `every`.
-    bucket = np.floor(old_clicks / every) if np.isfinite(every) else np.zeros_like(old_clicks)
-    taken = np.diff(bucket, prepend=0) > 0
-    return past.select(np.flatnonzero(is_new | (taken & ~is_new)))
+    new, old = np.flatnonzero(is_new), np.flatnonzero(~is_new)
+    old_clicks = int(past.lengths[old].sum())
+    room = max(replay_clicks - (past.n_clicks - old_clicks), 0)
+    n_taken = int(len(old) * min(room / max(old_clicks, 1), 1.0))
+    taken = old[np.linspace(0, len(old) - 1, n_taken).astype(np.int64)]
+    return past.select(np.sort(np.concatenate((taken, new))))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.gru4rec import GRU4Rec
-from models.sessions import SessionTable
-from models.targets import MISS, quality_with_cold, target_positions
 from stream_app.core.metrics import RankingQuality
+from stream_app.evaluation.sessions import SessionTable
+from stream_app.evaluation.targets import MISS, quality_with_cold, target_positions
 
 SCORE_BYTES_MAX: Final = 64 << 20
 """Size of the score matrix held at a time; as many sessions as fit are ranked together."""

@@ -17,8 +17,8 @@ from torch import Tensor
 from models.config import Item2VecConfig
 from models.negatives import NegativeSampler, sampling_weights
 from models.optimiser import MomentumAdagrad
-from models.sessions import SessionTable
 from models.torch_setup import torch_set_up
+from stream_app.evaluation.sessions import SessionTable
 
 CLICKS_PER_BLOCK: Final = 1 << 19
 """Pairs are made of so many clicks at a time: memory stays bounded however long the log is."""

@@ -10,6 +10,10 @@ EPSILON: Final = 1e-6
 """Inside the root (`torch.optim.Adagrad` adds it outside, which learns visibly otherwise here)."""
 
 
+_CACHE_ELEMENTS: Final = 1 << 17
+"""Rows are updated so many numbers at a time (512 KiB): the half dozen passes over them stay in cache."""
+
+
 class MomentumAdagrad:
     """acc += g^2;  v = momentum v - learning_rate g / sqrt(acc + 1e-6);  weight += v.
 
@@ -43,7 +47,12 @@ class MomentumAdagrad:
 
         Gradients of a repeated row are summed first, then squared: one step per row.
         """
-        rows, gradient = self._summed(rows, gradient)
+        once = self._sum_repeated(rows, gradient)
+        at_once = max(_CACHE_ELEMENTS // max(gradient[0].numel(), 1), 1)
+        for chunk in once.split(at_once):
+            self._step_distinct(name, rows.index_select(0, chunk), gradient.index_select(0, chunk))
+
+    def _step_distinct(self, name: str, rows: Tensor, gradient: Tensor) -> None:
         table = self.accumulators[name]
         accumulator = table.index_select(0, rows).addcmul_(gradient, gradient)
         table.index_copy_(0, rows, accumulator)
@@ -54,25 +63,24 @@ class MomentumAdagrad:
             table.index_copy_(0, rows, gradient)
         self._weights[name].index_add_(0, rows, gradient)
 
-    def _summed(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Each row once, with the sum of its gradients.
+    def _sum_repeated(self, rows: Tensor, gradient: Tensor) -> Tensor:
+        """Positions at which each row stands for itself, with the sum of all its gradients there.
 
-        Every row's last occurrence stands for it: cheaper than sorting, and only the repeated ones
-        are added up.
+        Every row's last occurrence is taken: cheaper than sorting, and only repeated ones are added.
         """
         numbers = rows.numpy()
         order = np.arange(len(numbers))
         self._scratch[numbers] = order
         representative = self._scratch[numbers]
-        repeated = np.flatnonzero(representative != order)
-        if len(repeated) == 0:
-            return rows, gradient
-        again = torch.from_numpy(repeated)
-        gradient.index_add_(
-            0, torch.from_numpy(representative[repeated]), gradient.index_select(0, again)
-        )
-        once = torch.from_numpy(np.flatnonzero(representative == order))
-        return rows.index_select(0, once), gradient.index_select(0, once)
+        stands = representative == order
+        repeated = np.flatnonzero(~stands)
+        if len(repeated):
+            gradient.index_add_(
+                0,
+                torch.from_numpy(representative[repeated]),
+                gradient.index_select(0, torch.from_numpy(repeated)),
+            )
+        return torch.from_numpy(np.flatnonzero(stands))
 
     def state(self) -> dict[str, Tensor]:
         """Everything a continued training needs, by name."""

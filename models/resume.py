@@ -12,9 +12,9 @@ from models.checkpoint import Checkpoint, TrainingRecord, load_checkpoint, save_
 from models.config import GRU4RecConfig
 from models.gru4rec import GRU4Rec
 from models.optimiser import MomentumAdagrad
-from models.sessions import SessionTable
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import SessionTable
 
 _EPOCH: Final = re.compile(r"epoch-(\d+)")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sessions import SessionTable
+from stream_app.evaluation.sessions import SessionTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)

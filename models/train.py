@@ -18,11 +18,11 @@ from models.optimiser import MomentumAdagrad
 from models.progress import ProgressCallback, TrainingClock
 from models.resume import load_latest, save_epoch, sessions_fingerprint, weights_fingerprint
 from models.session_parallel import Step, session_parallel
-from models.sessions import SessionTable
 from models.torch_setup import torch_set_up
 from models.training_step import TrainingStep
 from stream_app.core.errors import ConfigurationError, NextclickError
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import SessionTable
 
 
 class TrainingDivergedError(NextclickError):

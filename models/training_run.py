@@ -11,22 +11,22 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from models.baselines import evaluate_item_knn, evaluate_popularity, tune_item_knn
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.evaluate import evaluate_checkpoint
 from models.options import TrainingOptions
 from models.progress_view import show_progress
-from models.sessions import (
+from models.train import TrainingResult, train
+from stream_app.core.errors import ClickFileError
+from stream_app.core.metrics import RankingQuality
+from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.baselines import evaluate_item_knn, evaluate_popularity, tune_item_knn
+from stream_app.evaluation.sessions import (
     SessionTable,
     sessions_of_clicks,
     sessions_of_sequences,
     vocabulary_of_clicks,
     vocabulary_of_sequences,
 )
-from models.train import TrainingResult, train
-from stream_app.core.errors import ClickFileError
-from stream_app.core.metrics import RankingQuality
-from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.click_files import is_sequences, read_sequences, read_table
 
 DAY_MS = 86_400_000

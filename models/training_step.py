@@ -16,9 +16,10 @@ _ITEM_BIAS = "item_bias"
 class TrainingStep:
     """Holds what the steps of a training share.
 
-    Only the rows of the item tables that a step touches take part in it: they are gathered, become
-    the leaves of automatic differentiation, and their gradients go back row by row.  The loss has its
-    gradient in closed form.  A step's cost does not grow with the catalogue.
+    Only the rows of the item tables that a step touches take part in it: they are gathered,
+    and their gradients go back row by row, so a step's cost does not grow with the catalogue.  The
+    recurrent layers are left to automatic differentiation; scores and loss, where the time goes, have
+    their gradients written out.
     """
 
     def __init__(
@@ -32,6 +33,11 @@ class TrainingStep:
             name: weight
             for name, weight in model.named_parameters()
             if name.startswith(("input_weight", "hidden_weight", "input_bias", "hidden_bias"))
+        }
+        self._tables = {
+            name: weight.detach()
+            for name, weight in model.named_parameters()
+            if name not in self._dense
         }
         log_support = np.log(np.maximum(support, 1))
         logq = self._config.logq if self._config.loss == "cross-entropy" else 0.0
@@ -52,12 +58,11 @@ class TrainingStep:
         Returns the loss, summed over the rows, and the new hidden states, detached: no gradient
         crosses a step.  Dropout is in them, and the session carries it on.
         """
-        config, model = self._config, self._model
+        config, model, batch = self._config, self._model, len(inputs)
         candidates = torch.cat((targets, negatives))
-        tables = dict(model.named_parameters())
-        input_rows = _leaf(tables[model.input_table], inputs)
-        output_rows = _leaf(tables[_ITEM_VECTORS], candidates)
-        output_bias = _leaf(tables[_ITEM_BIAS], candidates)
+        input_rows = self._tables[model.input_table].index_select(0, inputs).requires_grad_()
+        output_rows = self._tables[_ITEM_VECTORS].index_select(0, candidates)
+        output_bias = self._tables[_ITEM_BIAS].index_select(0, candidates)
 
         embedded = input_rows
         if config.dropout_embedding > 0:
@@ -66,15 +71,18 @@ class TrainingStep:
         if config.dropout_hidden > 0:
             keep_scale = [_keep_scale(h.shape, config.dropout_hidden, generator) for h in hidden]
         hidden = model.advance(embedded, hidden, keep_scale)
-        bias = output_bias
+        query = hidden[-1].detach()
         if self._has_logq:
-            bias = bias - self._logq(targets, negatives)
-        scores = torch.addmm(bias, hidden[-1], output_rows.T)  # [batch, batch + n_sample]
+            output_bias.sub_(self._logq(targets, negatives))
+        scores = torch.addmm(output_bias, query, output_rows.T)  # [batch, batch + n_sample]
 
-        loss, gradient = self._loss(scores.detach())
+        loss, by_scores = self._loss(scores)
         # The nominal batch: a batch that shrinks at the end does not take larger steps per row.
-        torch.autograd.backward(scores, gradient.div_(config.batch_size))
-        self._update(inputs, candidates, input_rows, output_rows, output_bias)
+        by_scores.div_(config.batch_size)
+        torch.autograd.backward(hidden[-1], by_scores @ output_rows)
+        by_rows = torch.empty(batch + len(candidates), config.units)
+        torch.mm(by_scores.T, query, out=by_rows[batch:])
+        self._update(inputs, candidates, input_rows, by_rows, by_scores.sum(dim=0))
         return float(loss), [state.detach() for state in hidden]
 
     def _loss(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,25 +105,22 @@ class TrainingStep:
         inputs: Tensor,
         candidates: Tensor,
         input_rows: Tensor,
-        output_rows: Tensor,
-        output_bias: Tensor,
+        by_rows: Tensor,
+        by_bias: Tensor,
     ) -> None:
+        """by_rows: [batch + candidates, units], the candidates' gradients; room for the inputs' before."""
         optimiser, table = self._optimiser, self._model.input_table
         for name, weight in self._dense.items():
             optimiser.step(name, _gradient(weight))
             weight.grad = None
+        batch = len(inputs)
         if table == _ITEM_VECTORS:
-            rows = torch.cat((inputs, candidates))
-            gradient = torch.cat((_gradient(input_rows), _gradient(output_rows)))
-            optimiser.step_rows(_ITEM_VECTORS, rows, gradient)
+            by_rows[:batch].copy_(_gradient(input_rows))
+            optimiser.step_rows(_ITEM_VECTORS, torch.cat((inputs, candidates)), by_rows)
         else:
             optimiser.step_rows(table, inputs, _gradient(input_rows))
-            optimiser.step_rows(_ITEM_VECTORS, candidates, _gradient(output_rows))
-        optimiser.step_rows(_ITEM_BIAS, candidates, _gradient(output_bias))
-
-
-def _leaf(table: Tensor, rows: Tensor) -> Tensor:
-    return table.detach().index_select(0, rows).requires_grad_()
+            optimiser.step_rows(_ITEM_VECTORS, candidates, by_rows[batch:])
+        optimiser.step_rows(_ITEM_BIAS, candidates, by_bias)
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream_app.core.errors import ConfigurationError
+from stream_app.core.pipeline import ServingRules
 from stream_app.core.session import SessionLimits
 
 ENVIRONMENT_PREFIX: Final = "NEXTCLICK_"
@@ -160,6 +161,17 @@ class Settings(Group):
     retrain: RetrainSettings = RetrainSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
+
+
+def serving_rules(settings: Settings) -> ServingRules:
+    """The part of the settings that decides what an answer is."""
+    return ServingRules(
+        limits=settings.session,
+        top_k=settings.serving.top_k,
+        filter_seen=settings.serving.filter_seen,
+        event_types=frozenset(settings.serving.event_types),
+        ahead_ms_max=settings.serving.event_time_ahead_hours_max * 3_600_000,
+    )
 
 
 def known_names(model: type[Any] = Settings, prefix: str = "") -> Iterator[str]:

@@ -119,7 +119,7 @@ def _undecodable(value: bytes, error: Exception) -> BadRecordError:
     return BadRecordError("MalformedJson", f"the value is no JSON object: {error}")
 
 
-def _id(value: str | float | None, field: str) -> str | None:
+def _id(value: object, field: str) -> str | None:
     """Ids are strings and may look like anything; numbers are turned into strings."""
     if value is None:
         return None

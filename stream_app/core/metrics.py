@@ -34,7 +34,8 @@ def conservative_ranks(
     """
     own = np.take_along_axis(scores, target[:, None], axis=1)
     ranks = (scores >= own).sum(axis=1, dtype=np.int64)
-    return np.where(np.isnan(scores).any(axis=1), scores.shape[1] + 1, ranks)
+    worst: NDArray[np.int64] = np.where(np.isnan(scores).any(axis=1), scores.shape[1] + 1, ranks)
+    return worst
 
 
 def ranks_in_top(
@@ -56,7 +57,8 @@ def ranks_in_top(
     own = np.where(match, top_scores, -np.inf).max(axis=1, initial=-np.inf)
     ranks = (top_scores >= own[:, None]).sum(axis=1, dtype=np.int64)
     lost = ~match.any(axis=1) | ~(own > top_scores[:, -1])
-    return np.where(lost, k + 1, ranks)
+    conservative: NDArray[np.int64] = np.where(lost, k + 1, ranks)
+    return conservative
 
 
 def quality_of_ranks(ranks: NDArray[np.integer], *, cold_targets: int = 0) -> RankingQuality:

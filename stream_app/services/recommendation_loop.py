@@ -20,11 +20,11 @@ from stream_app.adapters.faust_transport import ClickApp, Message, base_offsets
 from stream_app.adapters.instruments import WorkerInstruments
 from stream_app.adapters.rocksdb_sessions import RocksSessions
 from stream_app.core.errors import InvariantError
-from stream_app.core.pipeline import BatchOutcome, ServingRules, recommend_batch
+from stream_app.core.pipeline import BatchOutcome, recommend_batch
 from stream_app.logging_setup import get_logger
 from stream_app.services.answers import LiveAnswers
 from stream_app.services.expiry import SessionExpiry
-from stream_app.settings import Settings
+from stream_app.settings import Settings, serving_rules
 
 PIPELINE_DEPTH: Final = 2
 """Batches that may wait between two stages; more would only add latency."""
@@ -65,13 +65,7 @@ class RecommendationLoop:
         self._app, self._sessions, self._changelog = app, sessions, changelog
         self._answers, self._instruments, self._settings = answers, instruments, settings
         self._dead_letter_partitions = dead_letter_partitions
-        self._rules = ServingRules(
-            limits=settings.session,
-            top_k=settings.serving.top_k,
-            filter_seen=settings.serving.filter_seen,
-            event_types=frozenset(settings.serving.event_types),
-            ahead_ms_max=settings.serving.event_time_ahead_hours_max * 3_600_000,
-        )
+        self._rules = serving_rules(settings)
         self._expiry = SessionExpiry(
             sessions, ttl_ms=int(settings.serving.state_ttl_hours * 3_600_000)
         )

@@ -15,9 +15,9 @@ from export.to_onnx import network_weights  # noqa: E402
 from models.config import GRU4RecConfig  # noqa: E402
 from models.evaluate import evaluate_model  # noqa: E402
 from models.gru4rec import GRU4Rec  # noqa: E402
-from models.sessions import SessionTable  # noqa: E402
 from stream_app.adapters.onnx_scorer import OnnxScorer  # noqa: E402
 from stream_app.core.vocabulary import ItemVocabulary  # noqa: E402
+from stream_app.evaluation.sessions import SessionTable  # noqa: E402
 from tests.bundles import make_bundle, random_weights  # noqa: E402
 
 

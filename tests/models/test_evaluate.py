@@ -13,8 +13,8 @@ from models import evaluate
 from models.config import GRU4RecConfig
 from models.evaluate import evaluate_model, next_click_ranks
 from models.gru4rec import GRU4Rec
-from models.sessions import SessionTable
-from models.targets import MISS, targets_of
+from stream_app.evaluation.sessions import SessionTable
+from stream_app.evaluation.targets import MISS, targets_of
 
 N_ITEMS = 40
 

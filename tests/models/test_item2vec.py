@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="needs the training environment")
 
 from models.config import Item2VecConfig
 from models.item2vec import _blocks, _cbow_batches, _skip_gram_batches, train_item2vec
-from models.sessions import SessionTable
+from stream_app.evaluation.sessions import SessionTable
 
 Architecture = Literal["skip-gram", "cbow"]
 both = pytest.mark.parametrize("architecture", ["skip-gram", "cbow"])

@@ -63,6 +63,6 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_reading_the_flags_imports_no_torch() -> None:
-    code = "import sys, models.options, models.sessions, models.baselines; print('torch' in sys.modules)"
+    code = "import sys, models.options, stream_app.evaluation.sessions, stream_app.evaluation.baselines; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

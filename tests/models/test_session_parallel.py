@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.session_parallel import session_parallel
-from models.sessions import SessionTable
+from stream_app.evaluation.sessions import SessionTable
 
 lengths_of_sessions = st.lists(st.integers(2, 6), min_size=1, max_size=25)
 

@@ -12,10 +12,10 @@ from models.checkpoint import Checkpoint
 from models.config import GRU4RecConfig
 from models.evaluate import evaluate_checkpoint
 from models.progress import TrainingProgress
-from models.sessions import SessionTable
 from models.train import TrainingDivergedError, train
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import SessionTable
 
 SMALL = GRU4RecConfig(
     units=16, batch_size=8, n_sample=16, learning_rate=0.1, momentum=0.1, epochs=3,

@@ -6,14 +6,14 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from models.baselines import (
+from stream_app.core.metrics import quality_of_ranks
+from stream_app.evaluation.baselines import (
     ItemKNNConfig,
     evaluate_item_knn,
     evaluate_popularity,
     tune_item_knn,
 )
-from models.sessions import SessionTable
-from stream_app.core.metrics import quality_of_ranks
+from stream_app.evaluation.sessions import SessionTable
 
 N_ITEMS = 30
 

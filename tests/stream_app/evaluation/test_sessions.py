@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sessions import (
+from stream_app.core.errors import ClickFileError, ConfigurationError
+from stream_app.core.records import Click, ItemId
+from stream_app.core.session import SessionLimits, advance
+from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import (
     SessionTable,
     sessions_of_clicks,
     sessions_of_sequences,
     vocabulary_of_clicks,
     vocabulary_of_sequences,
 )
-from stream_app.core.errors import ClickFileError, ConfigurationError
-from stream_app.core.records import Click, ItemId
-from stream_app.core.session import SessionLimits, advance
-from stream_app.core.vocabulary import ItemVocabulary
 
 MINUTE = 60_000
 Row = tuple[str, str, int, str | None]

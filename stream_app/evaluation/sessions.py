@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.session_cut import session_numbers
 from stream_app.core.errors import ClickFileError, ConfigurationError
 from stream_app.core.session import SessionLimits
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.session_cut import session_numbers
 
 UNKNOWN: Final = -1
 """Item index of a click on an item outside the vocabulary."""

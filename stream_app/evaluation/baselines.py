@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sessions import SessionTable
-from models.targets import MISS, quality_with_cold, target_positions, targets_of
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import RankingQuality
+from stream_app.evaluation.sessions import SessionTable
+from stream_app.evaluation.targets import MISS, quality_with_cold, target_positions, targets_of
 
 _TUNING_CLICKS: Final = 200_000
 _GRID_DECAY: Final = (0.5, 0.8)

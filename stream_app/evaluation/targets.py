@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sessions import SessionTable
 from stream_app.core.metrics import RankingQuality, quality_of_ranks
+from stream_app.evaluation.sessions import SessionTable
 
 MISS: Final = np.iinfo(np.int64).max
 """Rank of a target that a ranker cannot reach."""
