@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from stream_app.cli.options import with_settings
+from stream_app.core.errors import ConfigurationError
+from stream_app.files.click_formats import parse_columns
 
 if TYPE_CHECKING:
     from stream_app.settings import Settings
@@ -77,18 +79,10 @@ class ColumnMapping(click.ParamType):
     ) -> dict[str, str]:
         if isinstance(value, dict):
             return value
-        mapping = {}
-        for part in value.split(","):
-            target, equals, name = part.partition("=")
-            if not (equals and target.strip() and name.strip()):
-                self.fail(
-                    f"{part!r}: write OURS=COLUMN pairs, e.g. "
-                    "session_id=visitor,item_id=sku,event_time=ts",
-                    param,
-                    ctx,
-                )
-            mapping[target.strip()] = name.strip()
-        return mapping
+        try:
+            return parse_columns(value)
+        except ConfigurationError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command()

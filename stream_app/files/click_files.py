@@ -35,6 +35,7 @@ from stream_app.files.click_formats import (
     is_sequences,
     known_format,
     open_parquet,
+    parse_columns,
     reading,
 )
 from stream_app.files.click_readers import read_batches
@@ -48,6 +49,7 @@ __all__ = [
     "detect_format",
     "is_sequences",
     "iter_clicks",
+    "parse_columns",
     "read_sequences",
     "read_table",
 ]

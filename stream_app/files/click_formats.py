@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, Literal, cast, get_args
 import msgspec
 import pyarrow.parquet as pq
 
-from stream_app.core.errors import ClickFileError
+from stream_app.core.errors import ClickFileError, ConfigurationError
 
 ClickFormat = Literal[
     "jsonl", "csv", "tsv", "parquet", "retailrocket", "yoochoose", "diginetica", "otto", "sequences"
@@ -214,6 +214,24 @@ def delimiter_of(line: str) -> str:
 
 def split_header(line: str) -> list[str]:
     return [name.strip() for name in next(csv.reader([line], delimiter=delimiter_of(line)))]
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """A column mapping as users write it; empty for None and "".  Raises `ConfigurationError`.
+
+    >>> parse_columns("session_id=visitor, item_id=sku")
+    {'session_id': 'visitor', 'item_id': 'sku'}
+    """
+    mapping = {}
+    for part in text.split(",") if text else ():
+        target, equals, name = (word.strip() for word in part.partition("="))
+        if not (equals and target and name):
+            raise ConfigurationError(
+                f"--columns {part.strip()!r}: write OURS=COLUMN pairs, e.g. "
+                "session_id=visitor,item_id=sku,event_time=ts"
+            )
+        mapping[target] = name
+    return mapping
 
 
 def plan_columns(path: Path, names: Sequence[str], mapping: Mapping[str, str] | None) -> ColumnPlan:

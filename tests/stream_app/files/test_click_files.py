@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stream_app.core.clicks import encode_click
-from stream_app.core.errors import ClickFileError
+from stream_app.core.errors import ClickFileError, ConfigurationError
 from stream_app.core.records import Click
 from stream_app.files import click_files
 from stream_app.files.click_files import (
@@ -18,6 +18,7 @@ from stream_app.files.click_files import (
     detect_format,
     is_sequences,
     iter_clicks,
+    parse_columns,
     read_sequences,
     read_table,
 )
@@ -204,6 +205,13 @@ def test_columns_are_taken_as_mapped(tmp_path: Path) -> None:
     assert "column ts" in refusal(path)
     columns["visitor_id"] = columns.pop("session_id")
     assert essence(read_table(path, columns=columns)) == [("v1", "x", T, "view_item")]
+
+
+def test_a_mapping_is_written_in_pairs() -> None:
+    assert parse_columns("item_id=sku, session_id = v ") == {"item_id": "sku", "session_id": "v"}
+    assert parse_columns(None) == parse_columns("") == {}
+    with pytest.raises(ConfigurationError, match="write OURS=COLUMN pairs"):
+        parse_columns("item_id")
 
 
 def test_clicks_of_the_same_moment_stay_in_file_order(tmp_path: Path) -> None:
