@@ -1,0 +1,148 @@
+"""What is promised in prose is there, and what is there is documented."""
+
+import ast
+import doctest
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from stream_app.cli import COMMANDS, OFFLINE_GROUP, program
+from stream_app.settings import Settings, known_names
+
+ROOT = Path(__file__).parents[1]
+MARKDOWN = sorted(
+    path
+    for folder in (ROOT, *(ROOT / name for name in ("stream_app", "models", "export", "deploy", "docs")))
+    for path in folder.glob("*.md")
+)
+MAKEFILE = (ROOT / "Makefile").read_text()
+PHONY = set(re.findall(r"^\.PHONY: (\S+)$", MAKEFILE, re.MULTILINE))
+CORE = sorted(path.stem for path in (ROOT / "stream_app" / "core").glob("[a-z]*.py"))
+
+
+def _help_of_make() -> str:
+    done = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_make_alone_lists_every_target_with_what_it_does() -> None:
+    listed = dict(re.findall(r"^  make ([a-z-]+) +(\S.+)$", _help_of_make(), re.MULTILINE))
+    assert listed.keys() == PHONY
+    assert PHONY >= {"setup", "check", "test", "demo", "retrain", "help"}
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_make_target_and_command_in_prose_exists(path: Path) -> None:
+    code = "\n".join(re.findall(r"`[^`]+`|^```.*?^```|^ {4}.+", path.read_text(), re.M | re.S))
+    assert {t for t in re.findall(r"\bmake ([a-z][a-z-]*)", code)} <= PHONY
+    known = {*COMMANDS, *(point.name for point in entry_points(group=OFFLINE_GROUP))}
+    assert {c for c in re.findall(r"\bnextclick ([a-z][a-z-]+)\b(?![=.])", code)} <= known
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_in_prose_leads_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text())
+    missing = [
+        link for link in links if "://" not in link and not (path.parent / link).exists()
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("package", ["stream_app", "models", "export"])
+def test_each_package_tells_its_decisions(package: str) -> None:
+    text = (ROOT / package / "DESIGN.md").read_text()
+    assert text.startswith("# ")
+    assert len(text.splitlines()) > 10
+
+
+def _documented_attributes(path: Path) -> set[tuple[str, str]]:
+    """(class, attribute) of every attribute with a docstring below it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, after in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+                and isinstance(after.value.value, str)
+            ):
+                found.add((node.name, field.target.id))
+    return found
+
+
+def test_every_setting_is_explained_where_it_is_declared() -> None:
+    files = (ROOT / "stream_app" / "settings.py", ROOT / "stream_app" / "core" / "session.py")
+    documented = {pair for path in files for pair in _documented_attributes(path)}
+    for setting in known_names():
+        owner: object = Settings()
+        *groups, name = setting.split(".")
+        for group in groups:
+            owner = getattr(owner, group)
+        assert (type(owner).__name__, name) in documented, f"{setting} has no docstring"
+
+
+def _walk(group: click.Group, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        if not names and name not in COMMANDS:
+            continue  # the training commands are tested where torch is
+        if not names and find_spec(COMMANDS[name].partition(":")[0]) is None:
+            yield (name,)
+            continue
+        command = group.get_command(context, name)
+        assert command is not None
+        yield (*names, name)
+        if isinstance(command, click.Group):
+            yield from _walk(command, (*names, name))
+
+
+EVERY_COMMAND = list(_walk(program))
+
+
+def _help(*names: str) -> str:
+    result = CliRunner().invoke(program, [*names, "--help"])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("names", EVERY_COMMAND, ids=" ".join)
+def test_every_command_explains_itself_with_an_example(names: tuple[str, ...]) -> None:
+    if find_spec(COMMANDS[names[0]].partition(":")[0]) is None:
+        pytest.skip(f"nextclick {names[0]} is not built yet")
+    text = _help(*names)
+    own = f"nextclick {' '.join(names)}"
+    # A subcommand's example may stand with its group, where the commands are seen together.
+    above = _help(*names[:-1]) if len(names) > 1 else ""
+    assert any(line.strip().startswith(own) for line in f"{text}\n{above}".splitlines()), text
+    first = text.split("\n\n")[1].strip()
+    assert first.endswith((".", ")")), f"the first line says in a sentence what it does: {first!r}"
+
+
+def test_the_program_lists_every_command_with_one_line() -> None:
+    text = _help()
+    for name in (*COMMANDS, *(point.name for point in entry_points(group=OFFLINE_GROUP))):
+        assert re.search(rf"^  {name} +\S", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_examples_in_the_cores_docstrings_run(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"stream_app.core.{module}"))
+    assert result.failed == 0
+
+
+def test_the_changelog_knows_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
+    assert re.search(rf"^## \[{re.escape(version[1])}\] - ", text, re.MULTILINE)
