@@ -5,11 +5,12 @@ from typing import Final
 
 import msgspec
 
-from export.quality import evaluate_scorer, in_vocabulary_of
+from export.window import in_vocabulary_of
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.metrics import RankingQuality
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.baselines import evaluate_item_knn, evaluate_popularity
+from stream_app.evaluation.bundle_quality import evaluate_bundle
 from stream_app.evaluation.sessions import SessionTable
 
 CANDIDATE: Final = "candidate"
@@ -47,6 +48,6 @@ def as_metrics(quality: dict[str, RankingQuality]) -> dict[str, dict[str, float]
 
 
 def _of_scorer(scorer: OnnxScorer, trial: Trial) -> RankingQuality:
-    return evaluate_scorer(
+    return evaluate_bundle(
         scorer, in_vocabulary_of(trial.held_out, trial.vocabulary, scorer.vocabulary)
     )

@@ -1,13 +1,17 @@
 """Retraining every so often: a service that outlives its failed runs."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from export.retrain import RunOutcome
 from stream_app.adapters.instruments import RetrainInstruments
 from stream_app.core.errors import NextclickError
 from stream_app.logging_setup import get_logger
+
+if TYPE_CHECKING:
+    from export.retrain import RunOutcome
 
 WAITING_SECONDS: Final = 2.0
 """Before the first model, the log is looked at this often: the first model should not be late."""

@@ -28,9 +28,8 @@ from export.artifact import (
 from export.contenders import CANDIDATE, LIVE, POPULARITY, Trial, as_metrics, rank_contenders
 from export.gate import TARGETS_MIN, Contender, Verdict, judge
 from export.parity import ParityReport, check_parity
-from export.quality import in_vocabulary_of
 from export.report import RunReport, markdown, plot
-from export.window import Division, Window, divide, read_newest, to_learn
+from export.window import Division, Window, divide, in_vocabulary_of, read_newest, to_learn
 from models.checkpoint import Checkpoint, all_finite
 from models.config import GRU4RecConfig, Item2VecConfig
 from models.item2vec import train_item2vec

@@ -11,7 +11,12 @@ import pyarrow.compute as pc
 
 from stream_app.core.session import SessionLimits
 from stream_app.core.vocabulary import ItemVocabulary
-from stream_app.evaluation.sessions import SessionTable, sessions_of_clicks, vocabulary_of_clicks
+from stream_app.evaluation.sessions import (
+    UNKNOWN,
+    SessionTable,
+    sessions_of_clicks,
+    vocabulary_of_clicks,
+)
 from stream_app.files.click_log import list_files, read_window
 
 DAY_MS: Final = 86_400_000
@@ -114,3 +119,15 @@ def to_learn(past: SessionTable, *, known_until_ms: int | None, replay_clicks: i
     n_taken = int(len(old) * min(room / max(old_clicks, 1), 1.0))
     taken = old[np.linspace(0, len(old) - 1, n_taken).astype(np.int64)]
     return past.select(np.sort(np.concatenate((taken, new))))
+
+
+def in_vocabulary_of(
+    sessions: SessionTable, known: ItemVocabulary, other: ItemVocabulary
+) -> SessionTable:
+    """The same sessions as rows of `other`, -1 where it lacks the item.  known: what they index now."""
+    index_of = other.index_of
+    table = np.array(
+        [index_of.get(item, UNKNOWN) for item in known.ids] + [UNKNOWN], dtype=np.int64
+    )
+    # UNKNOWN is -1, the last entry, and stays unknown.
+    return SessionTable(table[sessions.item_indexes], sessions.session_starts, sessions.click_ms)

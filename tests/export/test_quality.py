@@ -10,13 +10,14 @@ import pytest
 pytest.importorskip("torch", reason="needs the training environment")
 pytestmark = pytest.mark.torch
 
-from export.quality import evaluate_scorer, in_vocabulary_of  # noqa: E402 - only where torch is
-from export.to_onnx import network_weights  # noqa: E402
+from export.to_onnx import network_weights  # noqa: E402 - only where torch is
+from export.window import in_vocabulary_of  # noqa: E402
 from models.config import GRU4RecConfig  # noqa: E402
 from models.evaluate import evaluate_model  # noqa: E402
 from models.gru4rec import GRU4Rec  # noqa: E402
 from stream_app.adapters.onnx_scorer import OnnxScorer  # noqa: E402
 from stream_app.core.vocabulary import ItemVocabulary  # noqa: E402
+from stream_app.evaluation.bundle_quality import evaluate_bundle  # noqa: E402
 from stream_app.evaluation.sessions import SessionTable  # noqa: E402
 from tests.bundles import make_bundle, random_weights  # noqa: E402
 
@@ -43,7 +44,7 @@ def test_the_bundle_has_the_quality_that_training_measured(tmp_path: Path) -> No
     model.initialise(torch.Generator().manual_seed(1))
     scorer = OnnxScorer.load(make_bundle(tmp_path, 90, weights=network_weights(model)))
     table = random_sessions(90)
-    ours, theirs = evaluate_scorer(scorer, table), evaluate_model(model, table)
+    ours, theirs = evaluate_bundle(scorer, table), evaluate_model(model, table)
     assert ours.targets == theirs.targets
     assert ours.cold_targets == theirs.cold_targets > 0
     for name in ("recall_5", "recall_10", "recall_20", "mrr_20"):
@@ -64,7 +65,7 @@ def test_quality_is_what_one_click_at_a_time_gives(tmp_path: Path) -> None:
             _, items = scorer.top_k(state, 20)
             hits += following >= 0 and following in items[0]
             targets += 1
-    quality = evaluate_scorer(scorer, table)
+    quality = evaluate_bundle(scorer, table)
     assert quality.targets == targets
     assert quality.recall_20 == pytest.approx(hits / targets)
 
@@ -74,7 +75,7 @@ def test_sessions_without_a_known_target_have_no_hits(
     tmp_path: Path, sessions: list[list[int]]
 ) -> None:
     scorer = OnnxScorer.load(make_bundle(tmp_path, 40))
-    assert evaluate_scorer(scorer, sessions_of(*sessions)).recall_20 == 0.0
+    assert evaluate_bundle(scorer, sessions_of(*sessions)).recall_20 == 0.0
 
 
 def test_sessions_move_to_another_vocabulary_by_item_id() -> None:
