@@ -1,5 +1,6 @@
 """What the tests of the core are fed with: clicks, states, and logs of a small, unruly shop."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,21 @@ ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 """Ids may look like anything: control characters, emoji, right-to-left, quotation marks."""
 
 time_steps_ms = st.sampled_from(
-    (0, 1, 900, 15_000, 59_999, 60_000, 600_000, 1_799_999, 1_800_000, 1_800_001, -1, -20_000, -4_000_000)
+    (
+        0,
+        1,
+        900,
+        15_000,
+        59_999,
+        60_000,
+        600_000,
+        1_799_999,
+        1_800_000,
+        1_800_001,
+        -1,
+        -20_000,
+        -4_000_000,
+    )
 )
 """From one click to the next: mostly forward, now and then late, some across a limit."""
 
@@ -112,7 +127,12 @@ UNKNOWN_ITEMS = "xy"
 
 @st.composite
 def shop_logs(
-    draw: st.DrawFn, *, min_size: int = 1, max_size: int = 40, poison: bool = True, forget: bool = True
+    draw: st.DrawFn,
+    *,
+    min_size: int = 1,
+    max_size: int = 40,
+    poison: bool = True,
+    forget: bool = True,
 ) -> list[Record]:
     """Records of three sessions in two partitions, offsets without gaps, in an order Kafka may give.
 
@@ -155,4 +175,4 @@ def batches_of(draw: st.DrawFn, n_records: int) -> list[slice]:
     """Any way to cut a log into batches."""
     cuts = draw(st.lists(st.integers(0, n_records), max_size=8).map(sorted))
     borders = [0, *cuts, n_records]
-    return [slice(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+    return [slice(a, b) for a, b in itertools.pairwise(borders)]

@@ -20,7 +20,9 @@ TRAINING_ONLY = {"torch", "models", "export", "onnxscript", "matplotlib"}
 
 def _loaded_by(*modules: str) -> set[str]:
     """Top-level names in `sys.modules` of a fresh interpreter that has imported these."""
-    code = f"import {', '.join(modules)}; import sys; print(*{{m.split('.')[0] for m in sys.modules}})"
+    code = (
+        f"import {', '.join(modules)}; import sys; print(*{{m.split('.')[0] for m in sys.modules}})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -39,7 +41,9 @@ def test_the_import_contracts_hold() -> None:
 
 
 def test_no_contract_was_lost() -> None:
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
     names = {contract["name"] for contract in contracts}
     assert any(name.startswith("Offline: export -> models -> ") for name in names)
     assert names >= {
@@ -71,7 +75,9 @@ def test_asking_for_help_does_not_load_faust_or_onnx() -> None:
     assert not _loaded_by("stream_app.cli") & {"faust", "onnxruntime", "pyarrow", "aiokafka"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "stream_app" / "core").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "stream_app" / "core").glob("*.py")), ids=lambda p: p.name
+)
 def test_the_core_reads_no_clock_and_opens_nothing(path: Path) -> None:
     """What import contracts cannot see: calls that need no import of their own."""
     forbidden = {"open", "print", "input", "now", "utcnow", "today", "default_rng", "random"}

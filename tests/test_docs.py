@@ -20,7 +20,10 @@ from stream_app.settings import Settings, known_names
 ROOT = Path(__file__).parents[1]
 MARKDOWN = sorted(
     path
-    for folder in (ROOT, *(ROOT / name for name in ("stream_app", "models", "export", "deploy", "docs")))
+    for folder in (
+        ROOT,
+        *(ROOT / name for name in ("stream_app", "models", "export", "deploy", "docs")),
+    )
     for path in folder.glob("*.md")
 )
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -36,23 +39,23 @@ def _help_of_make() -> str:
 def test_make_alone_lists_every_target_with_what_it_does() -> None:
     listed = dict(re.findall(r"^  make ([a-z-]+) +(\S.+)$", _help_of_make(), re.MULTILINE))
     assert listed.keys() == PHONY
-    assert PHONY >= {"setup", "check", "test", "demo", "retrain", "help"}
+    assert {"setup", "check", "test", "demo", "retrain", "help"} <= PHONY
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_make_target_and_command_in_prose_exists(path: Path) -> None:
-    code = "\n".join(re.findall(r"`[^`]+`|^```.*?^```|^ {4}.+", path.read_text(), re.M | re.S))
-    assert {t for t in re.findall(r"\bmake ([a-z][a-z-]*)", code)} <= PHONY
+    code = "\n".join(
+        re.findall(r"`[^`]+`|^```.*?^```|^ {4}.+", path.read_text(), re.MULTILINE | re.DOTALL)
+    )
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) <= PHONY
     known = {*COMMANDS, *(point.name for point in entry_points(group=OFFLINE_GROUP))}
-    assert {c for c in re.findall(r"\bnextclick ([a-z][a-z-]+)\b(?![=.])", code)} <= known
+    assert set(re.findall(r"\bnextclick ([a-z][a-z-]+)\b(?![=.])", code)) <= known
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_relative_link_in_prose_leads_somewhere(path: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text())
-    missing = [
-        link for link in links if "://" not in link and not (path.parent / link).exists()
-    ]
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     assert not missing
 
 

@@ -57,7 +57,7 @@ class ClickRecord(Protocol):
 class ServingRules:
     """What decides an answer besides the model: equal rules give equal answers."""
 
-    limits: SessionLimits = SessionLimits()
+    limits: SessionLimits = field(default_factory=SessionLimits)
     top_k: int = 20
     filter_seen: bool = False
     event_types: frozenset[str] = frozenset({VIEW_ITEM})

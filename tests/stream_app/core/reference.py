@@ -113,9 +113,9 @@ class Reference:
         old.offset = offset
         old.latest_ms = max(old.latest_ms, now)
         old.clicks += 1
-        old.items = (old.items + [item])[-limits.history_len_max :]
+        old.items = ([*old.items, item])[-limits.history_len_max :]
         if event_id:
-            old.event_ids = (old.event_ids + [event_id])[-limits.event_ids_max :]
+            old.event_ids = ([*old.event_ids, event_id])[-limits.event_ids_max :]
         return old
 
     def _recommend(

@@ -10,7 +10,9 @@ from stream_app.core.metrics import conservative_ranks, quality_of_ranks, ranks_
 
 N_ITEMS = 9
 few_values = st.sampled_from((-1.0, 0.0, 0.25, 0.5, 1.0))
-tied_scores = arrays(np.float32, st.tuples(st.integers(1, 6), st.just(N_ITEMS)), elements=few_values)
+tied_scores = arrays(
+    np.float32, st.tuples(st.integers(1, 6), st.just(N_ITEMS)), elements=few_values
+)
 
 
 def _targets(data: st.DataObject, n: int) -> np.ndarray:
@@ -39,7 +41,10 @@ def test_ranks_from_the_top_alone_agree_at_every_cut_below_it(
     target = _targets(data, len(scores))
     shuffled = np.argsort(data.draw(arrays(np.float64, scores.shape, elements=st.floats(0, 1))))
     order = np.array(
-        [sorted(row_order, key=lambda i: -row[i]) for row_order, row in zip(shuffled, scores, strict=True)]
+        [
+            sorted(row_order, key=lambda i: -row[i])
+            for row_order, row in zip(shuffled, scores, strict=True)
+        ]
     )[:, :k]
     top_scores = np.take_along_axis(scores, order, axis=1)
 

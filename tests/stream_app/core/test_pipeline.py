@@ -17,8 +17,8 @@ from stream_app.core.ranking import hashes_of
 from stream_app.core.records import DeadLetter, Recommendation, ScoredItem
 from stream_app.core.session import SessionState, event_hash
 from tests.doubles import FakeScorer, FixedPopularity
-from tests.stream_app.core.reference import Reference, Session
 from tests.strategies import KNOWN_ITEMS, POISON, START_MS, TIGHT, Record, batches_of, shop_logs
+from tests.stream_app.core.reference import Reference, Session
 
 OLD_MODEL = FakeScorer("m1", KNOWN_ITEMS, seed=1)
 NEW_MODEL = FakeScorer("m2", "hgfedcx", seed=2)
@@ -89,7 +89,9 @@ def view(
     return Record(offset, json.dumps(fields).encode(), timestamp=START_MS + 10)
 
 
-def views(session: str, items: str, *, first_offset: int = 0, step_ms: int = 20_000) -> list[Record]:
+def views(
+    session: str, items: str, *, first_offset: int = 0, step_ms: int = 20_000
+) -> list[Record]:
     return [
         view(session, item, after_ms=(first_offset + i) * step_ms, offset=first_offset + i)
         for i, item in enumerate(items)
@@ -239,9 +241,7 @@ def test_poisoned_clicks_harm_nobody(
     log: list[Record], rules: ServingRules, scorer: FakeScorer | None, data: st.DataObject
 ) -> None:
     """Others are answered as if the poison had never been sent."""
-    poisoned = {
-        i for i in range(len(log)) if data.draw(st.booleans(), label=f"poison click {i}")
-    }
+    poisoned = {i for i in range(len(log)) if data.draw(st.booleans(), label=f"poison click {i}")}
     with_poison = [
         replace(record, value=POISON[i % len(POISON)]) if i in poisoned else record
         for i, record in enumerate(log)
@@ -482,7 +482,11 @@ def test_nothing_is_asked_of_the_model_for_an_empty_batch() -> None:
 def test_a_round_steps_all_sessions_that_still_have_an_item() -> None:
     """One call of the model per round, not one per session."""
     scorer = FakeScorer("m3", KNOWN_ITEMS)
-    log = [*views("s0", "abcd"), *views("s1", "ab", first_offset=4), *views("s2", "a", first_offset=6)]
+    log = [
+        *views("s0", "abcd"),
+        *views("s1", "ab", first_offset=4),
+        *views("s2", "a", first_offset=6),
+    ]
     Run().batch(log, scorer)
     assert scorer.rows_stepped == [3, 2, 1, 1]
 

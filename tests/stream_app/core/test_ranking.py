@@ -14,9 +14,7 @@ from stream_app.core.vocabulary import item_hash
 from tests.strategies import ids
 
 _large, _small = float(np.float32(1e18)), float(np.float32(1e-18))
-scores = (
-    st.floats(_small, _large, width=32) | st.floats(-_large, -_small, width=32) | st.just(0.0)
-)
+scores = st.floats(_small, _large, width=32) | st.floats(-_large, -_small, width=32) | st.just(0.0)
 """Every score that a model may give, and far beyond."""
 
 
