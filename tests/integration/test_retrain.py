@@ -1,0 +1,279 @@
+"""Retraining against a real broker: the log becomes a model, a better one replaces it, a worse one not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from prometheus_client import CollectorRegistry
+
+from stream_app.adapters.instruments import RetrainInstruments
+from stream_app.adapters.onnx_scorer import OnnxScorer
+from stream_app.adapters.releases import promote, read_latest
+from stream_app.core.errors import ConfigurationError
+from stream_app.files.bundle import open_bundle
+from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter
+from stream_app.files.registry import Registry
+from stream_app.settings import RetrainSettings, Settings
+
+pytest.importorskip("torch", reason="needs the training environment")
+pytestmark = pytest.mark.torch
+
+from export.retrain import Run, RunOutcome, retrain_once  # noqa: E402 - only where torch is
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stream_app.settings import TopicSettings
+    from tests.integration.conftest import TestKafka
+
+START_MS = 1_800_000_000_000
+SETTINGS = RetrainSettings(
+    sessions_min=50, layer_units=16, epochs=4, warm_epochs=1, holdout_share=0.2
+)
+
+
+class Shop:
+    """Visitors walk round a ring of items, so that the next click can be learned."""
+
+    def __init__(self, kafka: TestKafka, topics: TopicSettings, directory: Path) -> None:
+        self.settings = Settings(
+            kafka=kafka.settings,
+            topics=topics,
+            registry=str(directory / "registry"),
+            click_log=str(directory / "log"),
+            data_dir=directory / "data",
+            retrain=SETTINGS,
+        )
+        self.registry = Registry(self.settings.registry)
+        self._rng = np.random.default_rng(3)
+        self._writer = ClickLogWriter(self.settings.click_log)
+        self._offset = self._sessions = 0
+
+    def clicks(self, n_sessions: int, n_items: int = 60, *, stride: int = 1) -> None:
+        rows = []
+        for _ in range(n_sessions):
+            item = int(n_items * self._rng.random() ** 2)  # some starts are popular
+            for position in range(int(self._rng.integers(2, 6))):
+                rows.append(self._row(item, position, len(rows)))
+                item = (item + stride) % n_items
+            self._sessions += 1
+        first, self._offset = self._offset, self._offset + len(rows)
+        self._writer.write_range(
+            "clicks", 0, first, self._offset - 1, pa.Table.from_pylist(rows, LOG_COLUMNS)
+        )
+
+    def _row(self, item: int, position: int, number: int) -> dict[str, Any]:
+        return {
+            "topic": "clicks",
+            "partition": 0,
+            "offset": self._offset + number,
+            "kafka_timestamp_ms": START_MS,
+            "session_id": f"s{self._sessions}",
+            "item_id": f"item-{item}",
+            "event_time_ms": START_MS + self._sessions * 1000 + position * 100,
+            "event_type": "view_item",
+            "consent": True,
+        }
+
+    def retrain(self, *, from_scratch: bool = False, **changes: Any) -> RunOutcome:
+        retrain = self.settings.retrain.model_copy(update=changes)
+        return retrain_once(
+            self.settings.model_copy(update={"retrain": retrain}),
+            instruments=RetrainInstruments(CollectorRegistry()),
+            say=lambda _: None,
+            from_scratch=from_scratch,
+        )
+
+    @property
+    def live(self) -> str | None:
+        release = read_latest(self.settings.kafka, self.settings.topics.releases)
+        return release.model_version if release else None
+
+
+@pytest.fixture
+def shop(kafka: TestKafka, topics: TopicSettings, tmp_path: Path) -> Shop:
+    return Shop(kafka, topics, tmp_path)
+
+
+def test_the_log_becomes_a_live_model_and_then_a_newer_one(shop: Shop) -> None:
+    shop.clicks(400)
+    first = shop.retrain()
+    assert first.result == "published"
+    assert shop.live == first.model_version is not None
+    manifest = shop.registry.manifest(first.model_version)
+    quality = manifest.metrics
+    assert quality["candidate"]["recall_20"] > quality["popularity"]["recall_20"]
+    assert quality["candidate"]["targets"] == quality["item-knn"]["targets"] > 50
+    assert manifest.training["started_from"] is None
+    OnnxScorer.load(shop.registry.fetch(first.model_version))
+
+    shop.clicks(200, n_items=70)
+    second = shop.retrain()
+    assert second.result == "published", second.reason
+    assert shop.live == second.model_version != first.model_version
+    newer = open_bundle(shop.registry.fetch(second.model_version))
+    assert newer.manifest.training["started_from"] == first.model_version
+    assert "live" in newer.manifest.metrics
+    older = open_bundle(shop.registry.fetch(first.model_version))
+    assert newer.vocabulary.ids[: len(older.vocabulary)] == older.vocabulary.ids
+    assert len(newer.vocabulary) > len(older.vocabulary)
+
+
+def test_each_run_leaves_a_report_with_a_plot(shop: Shop) -> None:
+    shop.clicks(300)
+    outcome = shop.retrain()
+    assert outcome.report_path is not None
+    directory = Path(outcome.report_path).parent
+    assert directory == Path(shop.settings.registry) / "reports" / str(outcome.model_version)
+    page = (directory / "report.md").read_text()
+    assert f"# Model `{outcome.model_version}`: published" in page
+    assert "| candidate |" in page
+    assert "| popularity |" in page
+    assert (directory / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_worse_model_is_refused_and_the_live_one_stays(shop: Shop) -> None:
+    shop.clicks(400)
+    good = shop.retrain()
+    shop.clicks(100)
+    bad = shop.retrain(from_scratch=True, layer_units=1, epochs=1, warm_start=False)
+    assert bad.result == "gated"
+    assert "live model" in bad.reason
+    assert shop.live == good.model_version
+    assert shop.registry.versions() == [good.model_version]
+    assert bad.report_path is not None
+    assert "Refused" in Path(bad.report_path).read_text()
+
+
+def test_too_few_sessions_are_waited_for(shop: Shop) -> None:
+    empty = shop.retrain()
+    assert (empty.result, empty.before_first_model) == ("waiting", True)
+    shop.clicks(20)
+    few = shop.retrain()
+    assert "20 of 50 sessions" in few.reason
+    assert shop.live is None
+
+
+def test_without_news_nothing_is_trained(shop: Shop) -> None:
+    """The live model has seen all but the held-out slice, and that one judges one model, not two."""
+    shop.clicks(300)
+    shop.retrain()
+    again = shop.retrain(holdout_share=0.01)
+    assert again.result == "waiting"
+    assert "newer than what the live model learned" in again.reason
+
+
+def test_items_nobody_clicks_any_more_leave_the_vocabulary(shop: Shop) -> None:
+    shop.clicks(300, n_items=60)
+    shop.retrain(window_days=1)
+    shop._sessions += 2 * 86_400  # two days pass
+    shop.clicks(300, n_items=50)
+    outcome = shop.retrain(window_days=1)
+    assert outcome.result == "published", outcome.reason
+    assert outcome.report is not None
+    assert outcome.report.retired_items == 10
+    bundle = open_bundle(shop.registry.fetch(str(outcome.model_version)))
+    assert len(bundle.vocabulary) == 50
+
+
+def test_a_live_bundle_that_is_gone_or_damaged_is_replaced_from_scratch(shop: Shop) -> None:
+    shop.clicks(300)
+    promote(shop.settings.kafka, shop.settings.topics.releases, "v-gone", reason="a test")
+    outcome = shop.retrain()
+    assert outcome.result == "published"
+    assert outcome.report is not None
+    assert outcome.report.training.started_from is None
+    assert shop.live == outcome.model_version
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", ["read", "train", "item2vec", "export", "evaluate", "publish"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_cut_off_anywhere_changes_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    from contextlib import contextmanager  # noqa: PLC0415 - local to this sabotage
+
+    real = Run.step
+
+    @contextmanager
+    def cut_off(self: Run, name: str) -> Iterator[None]:
+        if name == step and when == "before":
+            raise Killed
+        with real(self, name):
+            yield
+        if name == step:
+            raise Killed
+
+    shop.clicks(120)
+    monkeypatch.setattr(Run, "step", cut_off)
+    with pytest.raises(Killed):
+        shop.retrain(epochs=1)
+    monkeypatch.undo()
+    assert shop.live is None
+    published = shop.registry.versions()
+    assert published == [] or (step, when) == ("publish", "after")
+    for version in published:
+        OnnxScorer.load(shop.registry.fetch(version))
+    data = shop.settings.data_dir
+    assert not (data / "retrain").exists()
+
+
+def test_a_process_killed_in_the_middle_leaves_nothing_half_done(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.clicks(400)
+    command = [
+        *(sys.executable, "-m", "stream_app", "retrain", "--once"),
+        *("--registry", shop.settings.registry, "--click-log", shop.settings.click_log),
+        *("--data-dir", str(shop.settings.data_dir)),
+        *("--kafka-bootstrap-servers", shop.settings.kafka.bootstrap_servers),
+        *("--set", f"topics.releases={shop.settings.topics.releases}"),
+        *("--set", "retrain.layer_units=16", "--set", "retrain.epochs=10000"),
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCLICK_")}
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+        deadline = time.monotonic() + 120
+        while b"training from scratch" not in (tmp_path / "out").read_bytes():
+            assert process.poll() is None, (tmp_path / "out").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (shop.settings.data_dir / "retrain").exists(), "nothing was under way"
+    assert shop.registry.versions() == []
+    assert shop.live is None
+    assert shop.retrain().result == "published"
+
+
+def test_two_retrainings_do_not_share_a_directory(shop: Shop) -> None:
+    import fcntl  # noqa: PLC0415 - plays the other process
+
+    shop.settings.data_dir.mkdir()
+    with (shop.settings.data_dir / "retrain.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigurationError, match="another retraining is at work"):
+            shop.retrain()
+
+
+def test_a_registry_that_cannot_be_written_is_found_before_the_training(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.clicks(300)
+    (tmp_path / "registry").write_text("a file is in the way")
+    with pytest.raises(ConfigurationError, match=r"cannot write to registry .*--registry"):
+        shop.retrain()
