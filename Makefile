@@ -59,6 +59,11 @@ test: $(SERVING)/.dev $(TRAINING)/.dev ## Every test, a real Kafka included.  PY
 	tail -n 1 build/test-training.log; \
 	exit $$status
 
+.PHONY: bench
+bench: $(SERVING)/.dev ## What one worker does on this machine: pipeline, backlog, latency.  Writes build/bench.json
+	@mkdir -p build
+	$(SERVING)/bin/python -m tests.benchmarks
+
 .PHONY: format
 format: $(SERVING)/.dev ## Put every file into the shape that `make check` wants
 	$(SERVING)/bin/ruff check --fix --exit-zero --quiet $(SOURCES)

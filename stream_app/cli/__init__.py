@@ -31,11 +31,11 @@ OFFLINE_GROUP = "nextclick.commands"
 
 
 class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
         offline = [point.name for point in entry_points(group=OFFLINE_GROUP)]
         return sorted({*COMMANDS, *offline})
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
         target = COMMANDS.get(name)
         if target is None:
             points = entry_points(group=OFFLINE_GROUP, name=name)
