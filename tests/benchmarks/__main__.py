@@ -62,9 +62,10 @@ def main() -> None:
         directory = Path(scratch)
         bundle = make_bundle(directory / "made", ids=ITEMS, units=UNITS, seed=1)
         figures += in_process(OnnxScorer.load(bundle))
-        with LocalKafka(directory / "kafka") as broker, a_worker(
-            directory, broker.bootstrap_servers, bundle
-        ) as settings:
+        with (
+            LocalKafka(directory / "kafka") as broker,
+            a_worker(directory, broker.bootstrap_servers, bundle) as settings,
+        ):
             figures += backlog(settings)
             for rate in (200, 1000):
                 figures += latency(settings, rate)

@@ -93,7 +93,9 @@ class Receiver(threading.Thread):
         partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
         starts = []
         for partition in partitions:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            _, end = self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=10
+            )
             starts.append(TopicPartition(topic, partition, end))
         self._consumer.assign(starts)
 
