@@ -21,6 +21,7 @@ TRAINING := .venv-training
 UV := $(SERVING)/bin/uv
 INSTALL := $(UV) pip install --quiet
 SOURCES := stream_app models export tests
+TORCH_TESTS := tests/models tests/export tests/integration/test_retrain.py
 
 ##@ Try it
 
@@ -49,10 +50,10 @@ test: $(SERVING)/.dev $(TRAINING)/.dev ## Every test, a real Kafka included.  PY
 	@status=0; \
 	failed() { [ $$1 = 5 ] && [ -n '$(PYTEST_ARGS)' ] || status=1; }; `# 5: nothing was picked here` \
 	echo "== serving, without torch ($(SERVING))"; \
-	$(SERVING)/bin/python -m pytest --ignore=tests/models --ignore=tests/export $(PYTEST_ARGS) \
+	$(SERVING)/bin/python -m pytest $(addprefix --ignore=,$(TORCH_TESTS)) $(PYTEST_ARGS) \
 		2>&1 | tee build/test-serving.log || failed $$?; \
 	echo "== training and export, with torch ($(TRAINING))"; \
-	$(TRAINING)/bin/python -m pytest tests/models tests/export $(PYTEST_ARGS) \
+	$(TRAINING)/bin/python -m pytest $(TORCH_TESTS) $(PYTEST_ARGS) \
 		2>&1 | tee build/test-training.log || failed $$?; \
 	echo "== serving, then training and export:"; \
 	tail -n 1 build/test-serving.log; \
