@@ -58,13 +58,13 @@ class Shop:
         self._writer = ClickLogWriter(self.settings.click_log)
         self._offset = self._sessions = 0
 
-    def clicks(self, n_sessions: int, n_items: int = 60, *, stride: int = 1) -> None:
+    def clicks(self, n_sessions: int, n_items: int = 60) -> None:
         rows = []
         for _ in range(n_sessions):
             item = int(n_items * self._rng.random() ** 2)  # some starts are popular
             for position in range(int(self._rng.integers(2, 6))):
                 rows.append(self._row(item, position, len(rows)))
-                item = (item + stride) % n_items
+                item = (item + 1) % n_items
             self._sessions += 1
         first, self._offset = self._offset, self._offset + len(rows)
         self._writer.write_range(
@@ -200,9 +200,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("step", ["read", "train", "item2vec", "export", "evaluate", "publish"])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_run_cut_off_anywhere_changes_nothing(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+def test_a_run_cut_off_after_any_step_changes_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     from contextlib import contextmanager  # noqa: PLC0415 - local to this sabotage
 
@@ -210,8 +209,6 @@ def test_a_run_cut_off_anywhere_changes_nothing(
 
     @contextmanager
     def cut_off(self: Run, name: str) -> Iterator[None]:
-        if name == step and when == "before":
-            raise Killed
         with real(self, name):
             yield
         if name == step:
@@ -224,7 +221,7 @@ def test_a_run_cut_off_anywhere_changes_nothing(
     monkeypatch.undo()
     assert shop.live is None
     published = shop.registry.versions()
-    assert published == [] or (step, when) == ("publish", "after")
+    assert published == [] or step == "publish"
     for version in published:
         OnnxScorer.load(shop.registry.fetch(version))
     data = shop.settings.data_dir
