@@ -20,6 +20,7 @@ from stream_app.core.records import ERASE, NO_MODEL, Click, ItemId, Recommendati
 from stream_app.core.session import SessionState, advance
 from stream_app.core.statistics import CountedClick, LocalPopularity, counted_time_ms
 from stream_app.tools.latencies import Latencies
+from stream_app.tools.swap_gaps import SwapGaps
 
 SESSIONS_MAX: Final = 200_000
 """Sessions remembered; the longest untouched is forgotten first, and judged no more."""
@@ -126,6 +127,7 @@ class LiveNumbers:
         self.titles: dict[str, str] = {}
         self.recent: deque[SeenClick] = deque(maxlen=RECENT_MAX)
         self.latencies = Latencies()
+        self.swap_gaps = SwapGaps()
         self.first_answer_at: float | None = None
         self.first_model_at: float | None = None
 
@@ -165,6 +167,7 @@ class LiveNumbers:
         for number in touched:
             self._fold(self._partition(number))
         self._count_rate(self.produced - produced_before, now)
+        self.swap_gaps.settle(now)
 
     def finish(self) -> None:
         """Fold what is left.  For when the worker is done, so that no answer is still to come."""
@@ -172,6 +175,22 @@ class LiveNumbers:
             if partition.waiting:
                 partition.answered_to = partition.waiting[-1].offset
             self._fold(partition)
+
+    def popularity_quality(self) -> VersionQuality:
+        """Popularity's own answers where it gave any; else what it would have scored beside the models.
+
+        A log that is streamed after a first training is never answered by popularity.
+        """
+        own = self.versions.get(NO_MODEL)
+        if own is not None and own.live.predictions:
+            return own
+        beside = VersionQuality(own.first_seen if own else 0.0, own.answers if own else 0)
+        for quality in self.versions.values():
+            beside.live.predictions += quality.popularity.predictions
+            beside.live.hits += quality.popularity.hits
+            beside.live.reciprocal_rank += quality.popularity.reciprocal_rank
+        beside.popularity = beside.live
+        return beside
 
     def clicks_per_second(self, now: float) -> float:
         """Over the last ten whole seconds, fewer at the beginning."""
@@ -207,6 +226,7 @@ class LiveNumbers:
         if self.first_model_at is None and version != NO_MODEL:
             self.first_model_at = now
         quality = self.versions.setdefault(version, VersionQuality(now))
+        self.swap_gaps.add(version, answer.generated_at, now)
         offset = answer.source.offset
         if partition.note_answered(offset):
             self.recommended += 1
