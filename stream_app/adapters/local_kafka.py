@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import psutil
 from kafka import KafkaConsumer, KafkaProducer
@@ -80,6 +80,7 @@ class LocalKafka:
     port: 0 takes a free one.  settings: more lines for server.properties.  quick: JVM flags for a
     fast start and little memory, instead of the JVM's defaults.  detached: the broker survives this
     process (`nextclick broker start`); otherwise it ends with us, even if we are killed.
+    client_options: what the ready check needs to connect where `settings` ask for credentials.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class LocalKafka:
         settings: Mapping[str, str] | None = None,
         quick: bool = True,
         detached: bool = False,
+        client_options: Mapping[str, Any] | None = None,
         say: Say = lambda _: None,
     ) -> None:
         self.data_dir = data_dir.absolute()
@@ -99,6 +101,7 @@ class LocalKafka:
         self._extra = dict(settings or {})
         self._flags = (*BASE_FLAGS, *(QUICK_FLAGS if quick else ()))
         self._detached = detached
+        self._client_options = dict(client_options or {})
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
         self._kafka: Distribution | None = None
@@ -229,6 +232,9 @@ class LocalKafka:
                 if crashed:
                     flags = ()
                     cache.unlink(missing_ok=True)
+            except BaseException:
+                self.kill()
+                raise
         if flags and "Unable to map shared spaces" in self._log_text():
             # The JVM went on without it; the next `prepare_warm_start` makes a sound one.
             cache.unlink(missing_ok=True)
@@ -287,7 +293,7 @@ class LocalKafka:
                     f"the broker ended with status {status}; the end of {self.log_file}:\n"
                     f"{_last_lines(self._log_text())}"
                 )
-            if _answers(self.bootstrap_servers):
+            if _answers(self.bootstrap_servers, self._client_options):
                 return
             time.sleep(0.05)
         raise ServiceAwayError(
@@ -309,6 +315,8 @@ class LocalKafka:
             "auto.create.topics.enable": "false",
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "4",
+            # A group that rests for a week would begin anew, or send dead letters twice.
+            "offsets.retention.minutes": str(10 * 366 * 24 * 60),
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "4",
@@ -395,7 +403,7 @@ def stop_running(data_dir: Path) -> RunningBroker | None:
     return running
 
 
-def _answers(bootstrap_servers: str) -> bool:
+def _answers(bootstrap_servers: str, options: Mapping[str, Any]) -> bool:
     """Whether a broker answers a metadata request there, with itself as a live node."""
     host, _, port = bootstrap_servers.rpartition(":")
     with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
@@ -407,6 +415,7 @@ def _answers(bootstrap_servers: str) -> bool:
                 bootstrap_servers=bootstrap_servers,
                 bootstrap_timeout_ms=2_000,
                 reconnect_backoff_max_ms=100,
+                **options,
             )
             try:
                 return len(admin.describe_cluster()["brokers"]) > 0

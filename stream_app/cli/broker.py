@@ -14,6 +14,8 @@ from stream_app.adapters.local_kafka import (
 )
 from stream_app.core.errors import ServiceAwayError
 
+_TERMINATED = 128 + signal.SIGTERM
+
 _data_dir = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -56,11 +58,11 @@ def start(data_dir: Path, port: int, foreground: bool) -> None:
       nextclick broker start --port 9092 --data-dir /var/lib/nextclick/kafka
     """
     kafka = LocalKafka(data_dir, port=port, detached=not foreground, say=_say)
-    kafka.start()
-    click.echo(f"broker ready at {kafka.bootstrap_servers} (pid {kafka.pid}, data in {data_dir})")
     if foreground:
-        _stay(kafka)
+        _run_until_stopped(kafka)
         return
+    kafka.start()
+    _say_ready(kafka)
     click.echo(f"stop it with: nextclick broker stop --data-dir {data_dir}")
     if not kafka.warm_start_is_ready():
         _say("preparing a faster next start, once (about 10 s; Ctrl-C skips it, the broker stays)")
@@ -106,24 +108,31 @@ def status(data_dir: Path) -> None:
     )
 
 
-def _stay(kafka: LocalKafka) -> None:
+def _run_until_stopped(kafka: LocalKafka) -> None:
     """Until Ctrl-C, SIGTERM, or `nextclick broker stop` from elsewhere."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    terminated = 128 + signal.SIGTERM
+    signal.signal(signal.SIGINT, interrupt)  # a shell's background job would ignore it
     try:
+        kafka.start()
+        _say_ready(kafka)
         exit_status = kafka.wait()
     except KeyboardInterrupt:
+        exit_status = _TERMINATED
+    finally:
         kafka.stop()
-        click.echo("broker stopped")
-        return
-    kafka.stop()
-    if exit_status != terminated:
+    if exit_status != _TERMINATED:
         raise ServiceAwayError(f"the broker ended with status {exit_status}: see {kafka.log_file}")
     click.echo("broker stopped")
+
+
+def _say_ready(kafka: LocalKafka) -> None:
+    click.echo(
+        f"broker ready at {kafka.bootstrap_servers} (pid {kafka.pid}, data in {kafka.data_dir})"
+    )
 
 
 def _say(text: str) -> None:
