@@ -6,6 +6,7 @@ missing or twice after a kill at any point, and a commit that fails costs nothin
 """
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -51,6 +52,8 @@ def run_archive(settings: Settings) -> None:
     Raises `ConfigurationError` (click log not writable, or of another topic), `ServiceAwayError`, or
     `InvariantError` if a file cannot be written later on: nothing is committed then.
     """
+    # It warns of every fetch that takes 0.1 s to take apart, which on a busy machine is many.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     facts = ensure_topics(settings.kafka, settings.topics)[settings.topics.clicks]
     registry = process_registry()
     archive = Archive(settings, ArchiveInstruments(registry), topic_id=facts.topic_id)
