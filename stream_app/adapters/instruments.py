@@ -5,7 +5,7 @@ says what to do when the metric moves.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,10 +18,9 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.metrics import MetricWrapperBase
 
+from stream_app.adapters.metric_labels import ModelVersionLabels, replace_partitions
 from stream_app.core.pipeline import BatchOutcome
-from stream_app.core.records import NO_MODEL
 
 LATENCY_BUCKETS: Final = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
@@ -35,9 +34,6 @@ STAGE_BUCKETS: Final = (
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 JOB_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
-EARLIER_MODEL: Final = "earlier"
-"""Label of answers by a model that is neither live, nor candidate, nor the one just replaced."""
-
 
 def process_registry() -> CollectorRegistry:
     """A registry that also tells this process's CPU, memory, file descriptors and Python."""
@@ -46,41 +42,6 @@ def process_registry() -> CollectorRegistry:
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
-
-
-class ModelVersionLabels:
-    """Keeps the values of the label `model_version` few, however many models a process lives through.
-
-    Kept: `none`, the live version, and one more: the candidate, else the version just replaced, since
-    sessions go on judging its answers for a while.  All series of other versions are removed.
-    """
-
-    def __init__(self, *metrics: MetricWrapperBase) -> None:
-        self._metrics = metrics
-        self._live = NO_MODEL
-        self._kept = frozenset({NO_MODEL})
-        self._used: set[str] = {NO_MODEL}
-
-    def keep(self, live: str | None, candidate: str | None = None) -> None:
-        """Another version is live now (None: no model)."""
-        version = live or NO_MODEL
-        beside = candidate or self._live
-        if candidate is None and version == self._live:
-            return
-        self._live = version
-        self._kept = frozenset({NO_MODEL, version, beside})
-        for gone in self._used - self._kept - {EARLIER_MODEL}:
-            for metric in self._metrics:
-                metric.remove_by_labels({"model_version": gone})
-        self._used &= {*self._kept, EARLIER_MODEL}
-
-    def value(self, version: str | None) -> str:
-        """The label value to count `version` under."""
-        version = version or NO_MODEL
-        if version not in self._kept:
-            version = EARLIER_MODEL
-        self._used.add(version)
-        return version
 
 
 class WorkerInstruments:
@@ -451,17 +412,3 @@ class RetrainInstruments:
             yield
         finally:
             self.step_duration.labels(name).set(time.perf_counter() - began)
-
-
-def replace_partitions(gauge: Gauge, by_partition: Mapping[int, int]) -> None:
-    """Set a gauge with the label `partition`; series of partitions that are not ours any more go away."""
-    ours = {str(partition) for partition in by_partition}
-    for sample in _samples(gauge):
-        if sample not in ours:
-            gauge.remove(sample)
-    for partition, value in by_partition.items():
-        gauge.labels(str(partition)).set(value)
-
-
-def _samples(gauge: Gauge) -> Iterable[str]:
-    return [sample.labels["partition"] for family in gauge.collect() for sample in family.samples]

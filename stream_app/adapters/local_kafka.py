@@ -6,7 +6,6 @@ kafka.bootstrap_servers at a real cluster.
 """
 
 import base64
-import json
 import logging
 import os
 import signal
@@ -17,7 +16,6 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,7 +26,6 @@ from kafka.errors import KafkaError
 
 from stream_app.adapters.kafka_distribution import (
     BASE_FLAGS,
-    KAFKA_VERSION,
     QUICK_FLAGS,
     Distribution,
     Say,
@@ -37,14 +34,18 @@ from stream_app.adapters.kafka_distribution import (
     warm_start_file,
     warm_start_flags,
 )
+from stream_app.adapters.running_broker import (
+    STOP_TIMEOUT_SECONDS,
+    find_running,
+    forget,
+    remember,
+)
 from stream_app.core.errors import ConfigurationError, ServiceAwayError
 
 HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 9092
 START_TIMEOUT_SECONDS: Final = 60.0
-STOP_TIMEOUT_SECONDS: Final = 20.0
 LOG_FILE: Final = "broker.log"
-PID_FILE: Final = "broker.pid"
 
 _SIGNALLED: Final = 128
 """Exit statuses above this: ended by a signal, a crash of the JVM among them."""
@@ -64,14 +65,6 @@ exit $status
 """
 """Runs the broker and ends it when our end of the pipe closes, however we ended: a killed test or
 demo leaves nothing running.  SIGTERM on the broker itself ends the guard as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunningBroker:
-    """What the pid file in a data directory says, checked against the process table."""
-
-    pid: int
-    bootstrap_servers: str
 
 
 class LocalKafka:
@@ -167,7 +160,7 @@ class LocalKafka:
             process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             _kill_group(process)
-        (self.data_dir / PID_FILE).unlink(missing_ok=True)
+        forget(self.data_dir)
 
     def kill(self) -> None:
         """SIGKILL: what a power cut does to it.  `start` again on the same data afterwards."""
@@ -176,7 +169,7 @@ class LocalKafka:
             _kill_group(process)
             if process.stdin is not None:
                 process.stdin.close()
-            (self.data_dir / PID_FILE).unlink(missing_ok=True)
+            forget(self.data_dir)
 
     def wait(self, timeout_seconds: float | None = None) -> int | None:
         """Wait until the broker ends by itself; its exit status, None if it still runs."""
@@ -265,7 +258,7 @@ class LocalKafka:
                 start_new_session=True,
             )
         self._wait_until_ready(self._process)
-        self._write_pid_file()
+        remember(self.data_dir, self.pid, self.bootstrap_servers)
 
     def _format(self, kafka: Distribution, properties: Path, flags: tuple[str, ...]) -> None:
         quiet = tuple(flag for flag in flags if not flag.startswith("-XX:AOTCacheOutput"))
@@ -353,54 +346,11 @@ class LocalKafka:
                     "already; give another --port, or --port 0 for a free one"
                 ) from error
 
-    def _write_pid_file(self) -> None:
-        pid = self.pid
-        facts = {
-            "pid": pid,
-            "create_time": psutil.Process(pid).create_time(),
-            "bootstrap_servers": self.bootstrap_servers,
-            "kafka_version": KAFKA_VERSION,
-        }
-        (self.data_dir / PID_FILE).write_text(json.dumps(facts))
-
     def _log_text(self) -> str:
         try:
             return self.log_file.read_text(errors="replace")
         except OSError:
             return ""
-
-
-def find_running(data_dir: Path) -> RunningBroker | None:
-    """The broker that runs on `data_dir`, if the pid file there names a living process of ours.
-
-    A process id is used again after a while, so the start time recorded beside it must match too.
-    """
-    try:
-        facts = json.loads((data_dir / PID_FILE).read_text())
-        process = psutil.Process(int(facts["pid"]))
-        same = abs(process.create_time() - float(facts["create_time"])) < 1.0
-        if same and process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("java"):
-            return RunningBroker(process.pid, str(facts["bootstrap_servers"]))
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        pass
-    return None
-
-
-def stop_running(data_dir: Path) -> RunningBroker | None:
-    """Stop the broker that runs on `data_dir` and wait until it is gone; None if none runs."""
-    running = find_running(data_dir)
-    if running is None:
-        return None
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(running.pid)
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_SECONDS)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(5)
-    (data_dir / PID_FILE).unlink(missing_ok=True)
-    return running
 
 
 def _answers(bootstrap_servers: str, options: Mapping[str, Any]) -> bool:

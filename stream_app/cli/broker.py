@@ -6,12 +6,8 @@ from types import FrameType
 
 import click
 
-from stream_app.adapters.local_kafka import (
-    DEFAULT_PORT,
-    LocalKafka,
-    find_running,
-    stop_running,
-)
+from stream_app.adapters.local_kafka import DEFAULT_PORT, LocalKafka
+from stream_app.adapters.running_broker import find_running, stop_running
 from stream_app.core.errors import ServiceAwayError
 
 _TERMINATED = 128 + signal.SIGTERM

@@ -19,13 +19,10 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka.errors import KafkaError
 
 from stream_app.adapters import http_endpoints
-from stream_app.adapters.instruments import (
-    ArchiveInstruments,
-    process_registry,
-    replace_partitions,
-)
+from stream_app.adapters.instruments import ArchiveInstruments, process_registry
 from stream_app.adapters.kafka_clients import broker_errors, python_client_options
 from stream_app.adapters.kafka_topics import ensure_topics
+from stream_app.adapters.metric_labels import replace_partitions
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError, ConfigurationError, InvariantError
 from stream_app.core.records import ERASE, Click

@@ -1,9 +1,13 @@
 """Topics on a real broker: created as planned, and what is wrong with them is found."""
 
 import pytest
+from click.testing import CliRunner
 
 from stream_app.adapters import kafka_topics
+from stream_app.cli.options import settings_as_flags
+from stream_app.cli.topics import topics as topics_command
 from stream_app.core.errors import ConfigurationError
+from stream_app.settings import Settings
 
 
 def test_missing_topics_are_created_and_then_fit(kafka, make_topics):
@@ -75,3 +79,21 @@ def test_more_replicas_than_brokers_are_refused_with_the_commands_to_run(kafka, 
 def test_a_missing_topic_has_no_id(kafka, make_topics):
     with pytest.raises(ConfigurationError, match="is missing: run `nextclick topics create`"):
         kafka_topics.topic_id(kafka.settings, make_topics.name().clicks)
+
+
+def test_the_commands_say_what_they_did_and_what_is_missing(kafka, make_topics):
+    settings = Settings(kafka=kafka.settings, topics=make_topics.name(partitions=2))
+    flags = settings_as_flags(settings)
+    runner = CliRunner()
+
+    before = runner.invoke(topics_command, ["check", *flags], standalone_mode=False)
+    assert isinstance(before.exception, ConfigurationError)
+    assert f"topic {settings.topics.clicks} is missing" in str(before.exception)
+    assert "nextclick topics create --bootstrap-servers" in str(before.exception)
+    assert f"--create --topic {settings.topics.sessions} --partitions 2" in str(before.exception)
+
+    created = runner.invoke(topics_command, ["create", *flags], standalone_mode=False)
+    assert created.exception is None
+    assert f"created {settings.topics.clicks} (2 partitions)" in created.output
+    after = runner.invoke(topics_command, ["check", *flags], standalone_mode=False)
+    assert "all topics are there and fit together (2 partitions of clicks)" in after.output

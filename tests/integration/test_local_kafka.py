@@ -15,7 +15,8 @@ from kafka import KafkaProducer
 from stream_app.adapters import kafka_topics
 from stream_app.adapters.compacted_topic import CompactedTopic
 from stream_app.adapters.kafka_clients import broker_errors, python_client_options
-from stream_app.adapters.local_kafka import LocalKafka, find_running
+from stream_app.adapters.local_kafka import LocalKafka
+from stream_app.adapters.running_broker import find_running
 from stream_app.core.errors import ConfigurationError, ServiceAwayError
 from stream_app.settings import KafkaSettings, TopicSettings
 

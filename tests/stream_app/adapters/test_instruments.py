@@ -4,13 +4,13 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from stream_app.adapters.instruments import (
-    EARLIER_MODEL,
     ArchiveInstruments,
     RetrainInstruments,
     StatisticsInstruments,
     WorkerInstruments,
     process_registry,
 )
+from stream_app.adapters.metric_labels import EARLIER_MODEL
 from stream_app.core.pipeline import BatchOutcome, Judgement
 from stream_app.core.records import ClickSource, Recommendation
 
