@@ -49,7 +49,7 @@ class MomentumAdagrad:
         """
         once = self._sum_repeated(rows, gradient)
         at_once = max(_CACHE_ELEMENTS // max(gradient[0].numel(), 1), 1)
-        for chunk in once.split(at_once):
+        for chunk in torch.split(once, at_once):
             self._step_distinct(name, rows.index_select(0, chunk), gradient.index_select(0, chunk))
 
     def _step_distinct(self, name: str, rows: Tensor, gradient: Tensor) -> None:
