@@ -1,12 +1,10 @@
 """`nextclick evaluate`."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +12,7 @@ from stream_app.cli.options import with_settings
 from stream_app.cli.traffic import ColumnMapping
 from stream_app.core.errors import ConfigurationError
 from stream_app.settings import Settings
+from stream_app.tools.reports import write_report
 
 
 @click.command()
@@ -80,7 +79,7 @@ def evaluate(
         )
         _print_models(figures)
     if report is not None:
-        report.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2))
+        write_report(report, figures)
 
 
 def _evaluate_stream(settings: Settings) -> dict[str, Any]:
@@ -102,16 +101,16 @@ def _evaluate_stream(settings: Settings) -> dict[str, Any]:
 
 def _print_models(figures: dict[str, Any]) -> None:
     models: Sequence[dict[str, Any]] = figures["models"]
-    table = Table(
-        title=f"{figures['targets']} next clicks of {figures['data']}", title_justify="left"
-    )
     columns = [name for name in models[0] if name != "name"] if models else []
-    table.add_column("model")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for model in models:
         table.add_row(model["name"], *(_number(model[name]) for name in columns))
-    Console(file=sys.stdout).print(table)
+    console = Console()
+    console.print(f"{figures['targets']:,} next clicks of {figures['data']}", soft_wrap=True)
+    console.print(table)
 
 
 def _number(value: float) -> str:

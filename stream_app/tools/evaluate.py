@@ -49,15 +49,16 @@ def evaluate_file(
         raise ClickFileError(f"{data} has no test session of two clicks: nothing to judge on")
     n_items = len(scorer.vocabulary)
     began = time.perf_counter()
-    qualities = {scorer.model_version: evaluate_bundle(scorer, test)}
+    qualities = {scorer.manifest.architecture: evaluate_bundle(scorer, test)}
     seconds = time.perf_counter() - began
     if train.n_clicks:
         qualities["popularity"] = evaluate_popularity(train, test, n_items)
-        qualities["item-kNN"] = evaluate_item_knn(
+        qualities["item-knn"] = evaluate_item_knn(
             train, test, n_items, tune_item_knn(train, n_items)
         )
     return {
         "data": str(data),
+        "model_version": scorer.model_version,
         "targets": test.n_targets,
         "models": [_quality_row(name, quality) for name, quality in qualities.items()],
         "events_per_second": round(test.n_clicks / seconds, 1),
