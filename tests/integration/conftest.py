@@ -31,10 +31,10 @@ class TestKafka:
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestKafka]:
     """A broker started by the code that `nextclick broker` uses.
 
-    NEXTCLICK_TEST_KAFKA=host:port takes another one; without a network on the very first run there is
+    TEST_KAFKA=host:port takes another one; without a network on the very first run there is
     none, and these tests are skipped with that reason.
     """
-    given = os.environ.get("NEXTCLICK_TEST_KAFKA")
+    given = os.environ.get("TEST_KAFKA")
     if given:
         yield TestKafka(given)
         return
