@@ -32,6 +32,15 @@ _COMPACTED: Final = {
 }
 
 
+_STATISTICS: Final = {
+    **_COMPACTED,
+    # Written every few seconds for ever and read whole by each worker that starts: clean it often.
+    "segment.bytes": str(8 * MEBIBYTE),
+    "segment.ms": str(3_600_000),
+    "delete.retention.ms": str(6 * 3_600_000),
+}
+
+
 class TopicNames(Protocol):
     """`settings.topics` is one."""
 
@@ -117,7 +126,7 @@ def plan_topics(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> list[
         ),
         TopicPlan(topics.releases, 1, topics.replication, _COMPACTED),
         TopicPlan(topics.sessions, partitions, topics.replication, _COMPACTED),
-        TopicPlan(topics.statistics, 1, topics.replication, _COMPACTED),
+        TopicPlan(topics.statistics, 1, topics.replication, _STATISTICS),
     ]
     if topics.replication >= 3:
         safe = {"min.insync.replicas": "2"}

@@ -16,11 +16,8 @@ from stream_app.core.statistics import (
     Ranking,
 )
 from stream_app.core.statistics_records import (
-    VERSION_PREFIX,
     StatisticsFold,
     VersionMarker,
-    decode_marker,
-    version_of,
 )
 from stream_app.logging_setup import get_logger
 
@@ -137,20 +134,14 @@ def _take(fold: StatisticsFold, record: Any) -> Mapping[str, DecayedCount | None
 
 
 def read_versions(kafka: KafkaConnection, topic: str) -> list[VersionMarker]:
-    """All markers still on the topic (7 days), ascending: which clicks each version counted.
+    """The markers of the last 7 days, ascending: which clicks each version counted.
 
     With them an offline replay folds the very same versions: for each marker, the clicks from the
     offsets of the marker before, by ascending (partition, offset).
     """
-    markers: dict[int, VersionMarker] = {}
+    fold = StatisticsFold()
     with CompactedTopic(kafka, topic, committed_only=True) as reader:
         for records in reader.read_to_end():
             for record in records:
-                if not (record.key or b"").startswith(VERSION_PREFIX):
-                    continue
-                if record.value is None:
-                    markers.pop(version_of(record.key), None)
-                else:
-                    marker = decode_marker(record.value)
-                    markers[marker.version] = marker
-    return [markers[version] for version in sorted(markers)]
+                _take(fold, record)
+    return fold.versions()

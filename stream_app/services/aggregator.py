@@ -34,8 +34,10 @@ from stream_app.core.errors import (
 )
 from stream_app.core.statistics import MINUTE_MS, Changes, CountedClick, DecayedCounts, countable
 from stream_app.core.statistics_records import (
+    HistoryKey,
     StatisticsFold,
     VersionMarker,
+    encode_history,
     encode_item,
     encode_marker,
     item_key,
@@ -48,7 +50,10 @@ VERSION_CLICKS_MAX: Final = 100_000
 """Clicks in a version at most: bounds memory while catching up."""
 MARKERS_KEPT_MS: Final = 7 * 86_400_000
 """So long a version can be looked up, for an exact offline replay of what was answered."""
-MARKERS_REMOVED_AT_ONCE: Final = 500
+HISTORY_VERSIONS_MAX: Final = 512
+"""Markers gathered in one history; at most twice as many lie on the topic singly."""
+HISTORY_OFFSETS_MAX: Final = 20_000
+"""Fewer where there are many partitions: a history must stay well below 1 MB."""
 IDLE_MARKER_SECONDS: Final = 60.0
 """Clicks of other event types move the offsets too; without any marker retention would overtake it."""
 TRANSACTION_TIMEOUT_MS: Final = 30_000
@@ -70,8 +75,9 @@ class Aggregator:
         """Not yet folded: partition, offset, click."""
         self._offsets: dict[int, int] = {}
         self._published_offsets: dict[int, int] = {}
-        self._markers: deque[tuple[int, int]] = deque()
-        """Version and when it was published (ms), oldest first."""
+        self._markers: deque[VersionMarker] = deque()
+        """Single ones on the topic, oldest first."""
+        self._histories: deque[HistoryKey] = deque()
         self.version = 0
         self._published_at = time.monotonic()
 
@@ -169,7 +175,8 @@ class Aggregator:
             clicks=marker.clicks if marker else 0,
         )
         self.version = marker.version if marker else 0
-        self._markers = deque(sorted(fold.published_at.items()))
+        self._markers = deque(fold.markers.values())
+        self._histories = deque(fold.histories)
         self._instruments.version.set(self.version)
         self._instruments.items.set(len(fold.items))
         return marker
@@ -281,7 +288,7 @@ class Aggregator:
         self._published_offsets = dict(self._offsets)
         self._clicks.clear()
         self._published_at = time.monotonic()
-        self._markers.append((marker.version, marker.published_at))
+        self._markers.append(marker)
         self._show_published(marker, len(changes), time.perf_counter() - began)
 
     def _send(self, marker: VersionMarker, changes: Changes) -> None:
@@ -289,13 +296,25 @@ class Aggregator:
         for item_id, count in changes.items():
             value = encode_item(marker.version, count) if count is not None else None
             send(topic, key=item_key(item_id), value=value, partition=0)
-        expired = marker.published_at - MARKERS_KEPT_MS
-        for _ in range(MARKERS_REMOVED_AT_ONCE):
-            if not self._markers or self._markers[0][1] >= expired:
-                break
-            version, _ = self._markers.popleft()
-            send(topic, key=version_key(version), value=None, partition=0)
+        self._gather_old_markers()
+        while self._histories and (
+            self._histories[0].published_at < marker.published_at - MARKERS_KEPT_MS
+        ):
+            send(topic, key=self._histories.popleft().encode(), value=None, partition=0)
         send(topic, key=version_key(marker.version), value=encode_marker(marker), partition=0)
+
+    def _gather_old_markers(self) -> None:
+        topic, send = self._settings.topics.statistics, self._producer.send
+        group = HISTORY_OFFSETS_MAX // len(self._offsets)
+        group = min(HISTORY_VERSIONS_MAX, max(16, group))
+        if len(self._markers) < 2 * group:
+            return
+        gathered = [self._markers.popleft() for _ in range(group)]
+        key, value = encode_history(gathered)
+        send(topic, key=key, value=value, partition=0)
+        for old in gathered:
+            send(topic, key=version_key(old.version), value=None, partition=0)
+        self._histories.append(HistoryKey.decode(key))
 
     def _next_marker(self) -> VersionMarker:
         counts, total = self._counts, self._counts.total

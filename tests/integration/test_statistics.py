@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from prometheus_client import CollectorRegistry
 
 from stream_app.adapters import kafka_topics
 from stream_app.adapters.compacted_topic import CompactedTopic
+from stream_app.adapters.instruments import StatisticsInstruments
 from stream_app.adapters.kafka_clients import python_client_options
 from stream_app.adapters.local_kafka import LocalKafka
 from stream_app.adapters.statistics_reader import StatisticsReader, read_versions
 from stream_app.core.errors import BadRecordError
 from stream_app.core.statistics import DecayedCounts, LocalPopularity, countable
 from stream_app.core.statistics_records import StatisticsFold
+from stream_app.services.aggregator import Aggregator
 from stream_app.settings import (
     KafkaSettings,
     Settings,
@@ -218,6 +221,31 @@ def test_a_worker_sees_the_published_popularity_by_whole_versions(
         late_reader.stop()
     finally:
         reader.stop()
+
+
+def test_markers_are_gathered_in_histories_and_old_histories_go(
+    kafka, topics, producer, monkeypatch
+):
+    monkeypatch.setattr("stream_app.services.aggregator.HISTORY_VERSIONS_MAX", 16)
+    settings = settings_for(kafka.settings, topics)
+    instruments = StatisticsInstruments(CollectorRegistry())
+
+    def publish(versions: int) -> None:
+        with Aggregator(settings, instruments) as aggregator:
+            while aggregator.version < versions:
+                producer.send(10)
+                aggregator.turn()
+                aggregator.publish()
+
+    publish(34)
+    fold = published(settings)
+    assert [(key.first, key.last) for key in fold.histories] == [(1, 16)]
+    assert [marker.version for marker in fold.versions()] == list(range(1, 35))
+    assert_equal_to_the_bit(fold, folded_offline(settings))
+
+    monkeypatch.setattr("stream_app.services.aggregator.MARKERS_KEPT_MS", -1_000_000)
+    publish(35)
+    assert published(settings).histories == {}
 
 
 def test_a_second_aggregator_ends_the_first_with_status_70(kafka, topics, producer, tmp_path):

@@ -18,10 +18,12 @@ from stream_app.core.statistics import (
     countable,
 )
 from stream_app.core.statistics_records import (
+    HistoryKey,
     StatisticsFold,
     VersionMarker,
     decode_item,
     decode_marker,
+    encode_history,
     encode_item,
     encode_marker,
     item_key,
@@ -237,13 +239,35 @@ def test_half_a_version_changes_nothing_until_its_marker_is_there():
     assert fold.items == {"a": count}
     assert fold.take(version_key(2), encode_marker(marker_of(2))) == {"a": None}
     assert fold.items == {}
-    assert set(fold.published_at) == {1, 2}
+    assert set(fold.markers) == {1, 2}
     fold.take(version_key(1), None)
-    assert set(fold.published_at) == {2}
+    assert set(fold.markers) == {2}
+
+
+def test_old_markers_gathered_in_a_history_are_still_found():
+    fold = StatisticsFold()
+    for version in (1, 2, 3):
+        fold.take(version_key(version), encode_marker(marker_of(version)))
+    key, value = encode_history([marker_of(1), marker_of(2)])
+    fold.take(key, value)
+    for version in (1, 2):
+        fold.take(version_key(version), None)
+    assert fold.versions() == [marker_of(1), marker_of(2), marker_of(3)]
+    assert list(fold.histories) == [HistoryKey(1, 2, T0)]
+    assert fold.marker == marker_of(3)
+    fold.take(key, None)
+    assert fold.versions() == [marker_of(3)]
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [(None, b"{}"), (b"other", b"{}"), (b"item/a", b"[]"), (b"version/1", b"{}")]
+    ("key", "value"),
+    [
+        (None, b"{}"),
+        (b"other", b"{}"),
+        (b"item/a", b"[]"),
+        (b"version/1", b"{}"),
+        (b"history/x", b""),
+    ],
 )
 def test_a_record_of_somebody_else_is_refused_and_changes_nothing(key, value):
     fold = StatisticsFold()
