@@ -39,6 +39,8 @@ def bpr_max(scores: Tensor, *, elu_param: float, bpreg: float) -> tuple[Tensor, 
     dL/ds_j = w_j (1 - sigmoid_j^2 / A + bpreg (2 s_j + s_j^2 - R)),
     dL/ds_i = -sum_j w_j sigmoid_j (1 - sigmoid_j) / A.
     """
+    if scores.shape[1] == 1:  # the last session of an epoch, alone and without sampled negatives
+        return torch.zeros(()), torch.zeros_like(scores)
     slope = None
     if elu_param > 0:
         below = scores.clamp(max=0.0).exp_().mul_(elu_param)

@@ -9,7 +9,6 @@ from torch import Tensor
 EPSILON: Final = 1e-6
 """Inside the root (`torch.optim.Adagrad` adds it outside, which learns visibly otherwise here)."""
 
-
 _CACHE_ELEMENTS: Final = 1 << 17
 """Rows are updated so many numbers at a time (512 KiB): the half dozen passes over them stay in cache."""
 
@@ -36,11 +35,16 @@ class MomentumAdagrad:
 
     def step(self, name: str, gradient: Tensor) -> None:
         """A whole tensor.  gradient: the weight's shape; overwritten."""
-        accumulator = self.accumulators[name].addcmul_(gradient, gradient)
-        gradient.div_((accumulator + EPSILON).sqrt_()).mul_(-self.learning_rate)
-        if self.momentum:
-            gradient = self.velocities[name].mul_(self.momentum).add_(gradient)
-        self._weights[name].add_(gradient)
+        velocities = self.velocities.get(name)
+        at_once = self._rows_at_once(gradient)
+        for first in range(0, len(gradient), at_once):
+            rows = slice(first, first + at_once)
+            part = gradient[rows]
+            accumulator = self.accumulators[name][rows].addcmul_(part, part)
+            part.div_((accumulator + EPSILON).sqrt_()).mul_(-self.learning_rate)
+            if velocities is not None:
+                part = velocities[rows].mul_(self.momentum).add_(part)
+            self._weights[name][rows].add_(part)
 
     def step_rows(self, name: str, rows: Tensor, gradient: Tensor) -> None:
         """Some rows of a table.  rows: int64 [m], may repeat; gradient: [m, ...]; overwritten.
@@ -48,8 +52,7 @@ class MomentumAdagrad:
         Gradients of a repeated row are summed first, then squared: one step per row.
         """
         once = self._sum_repeated(rows, gradient)
-        at_once = max(_CACHE_ELEMENTS // max(gradient[0].numel(), 1), 1)
-        for chunk in torch.split(once, at_once):
+        for chunk in torch.split(once, self._rows_at_once(gradient)):
             self._step_distinct(name, rows.index_select(0, chunk), gradient.index_select(0, chunk))
 
     def _step_distinct(self, name: str, rows: Tensor, gradient: Tensor) -> None:
@@ -62,6 +65,10 @@ class MomentumAdagrad:
             gradient.add_(table.index_select(0, rows), alpha=self.momentum)
             table.index_copy_(0, rows, gradient)
         self._weights[name].index_add_(0, rows, gradient)
+
+    @staticmethod
+    def _rows_at_once(gradient: Tensor) -> int:
+        return max(_CACHE_ELEMENTS * len(gradient) // max(gradient.numel(), 1), 1)
 
     def _sum_repeated(self, rows: Tensor, gradient: Tensor) -> Tensor:
         """Positions at which each row stands for itself, with the sum of all its gradients there.

@@ -101,7 +101,7 @@ def train(
                 sampling_weights(support, config.sample_alpha),
                 np.random.default_rng((config.seed, epoch)),
             )
-            dropout = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch + 1)
+            dropout = np.random.default_rng((config.seed, epoch, 1))
             hidden: list[Tensor] = []
             clock.epoch_begins()
             for step in session_parallel(sessions, config.batch_size):

@@ -93,3 +93,13 @@ def test_extreme_scores_give_finite_gradients(size: float) -> None:
     ):
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
+
+
+def test_a_row_without_negatives_teaches_nothing() -> None:
+    """The end of an epoch with n_sample 0: one session is left, alone in its batch."""
+    for loss, gradient in (
+        cross_entropy(torch.tensor([[3.0]])),
+        bpr_max(torch.tensor([[3.0]]), elu_param=0.5, bpreg=1.0),
+    ):
+        assert float(loss) == 0
+        assert not gradient.any()

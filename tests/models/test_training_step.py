@@ -99,7 +99,7 @@ def test_a_step_moves_every_weight_as_dense_automatic_differentiation_says(
     weights = {n: w.detach() for n, w in model.named_parameters()}
     optimiser = MomentumAdagrad(weights, learning_rate=settings.learning_rate, momentum=0.0)
     step = TrainingStep(model, optimiser, SUPPORT)
-    loss_sum, _ = step(INPUTS, TARGETS, NEGATIVES, hidden, torch.Generator())
+    loss_sum, _ = step(INPUTS, TARGETS, NEGATIVES, hidden, np.random.default_rng())
 
     assert loss_sum / BATCH == pytest.approx(expected_loss.item(), rel=1e-5)
     for name, weight in before.items():
@@ -122,7 +122,7 @@ def test_logq_is_only_for_cross_entropy() -> None:
                 {n: w.detach() for n, w in model.named_parameters()}, learning_rate=0.1, momentum=0
             ),
             SUPPORT,
-        )(INPUTS, TARGETS, NEGATIVES, [torch.zeros(3, UNITS)], torch.Generator())[0]
+        )(INPUTS, TARGETS, NEGATIVES, [torch.zeros(3, UNITS)], np.random.default_rng())[0]
         for logq in (0.0, 1.0)
     )
     assert one == other
@@ -131,7 +131,7 @@ def test_logq_is_only_for_cross_entropy() -> None:
 def test_the_new_hidden_state_is_detached_from_the_step_that_made_it() -> None:
     model = fresh_model(config())
     step = TrainingStep(model, _optimiser(model), SUPPORT)
-    _, hidden = step(INPUTS, TARGETS, NEGATIVES, [torch.zeros(3, UNITS)], torch.Generator())
+    _, hidden = step(INPUTS, TARGETS, NEGATIVES, [torch.zeros(3, UNITS)], np.random.default_rng())
     assert all(state.grad_fn is None and not state.requires_grad for state in hidden)
 
 
@@ -141,7 +141,7 @@ def test_hidden_dropout_acts_with_one_layer_and_the_session_carries_the_dropped_
     start = [torch.zeros(3, 400)]
     expected = model.advance(model.item_vectors[INPUTS], start)[0].detach()
     step = TrainingStep(model, _optimiser(model), SUPPORT)
-    _, (state,) = step(INPUTS, TARGETS, NEGATIVES, start, torch.Generator().manual_seed(1))
+    _, (state,) = step(INPUTS, TARGETS, NEGATIVES, start, np.random.default_rng(1))
     dropped = state == 0
     assert 0.4 < float(dropped.float().mean()) < 0.6
     torch.testing.assert_close(state[~dropped], 2 * expected[~dropped])
@@ -152,7 +152,7 @@ def test_embedding_dropout_changes_what_enters() -> None:
     for dropout in (0.0, 0.5):
         model = fresh_model(config(dropout_embedding=dropout))
         step = TrainingStep(model, _optimiser(model), SUPPORT)
-        generator = torch.Generator().manual_seed(1)
+        generator = np.random.default_rng(1)
         _, (state,) = step(INPUTS, TARGETS, NEGATIVES, [torch.zeros(3, UNITS)], generator)
         states.append(state)
     assert not torch.equal(*states)
