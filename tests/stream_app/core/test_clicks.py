@@ -274,6 +274,13 @@ def test_how_far_ahead_a_click_may_be_is_measured_from_kafkas_timestamp() -> Non
         decode_click(value, kafka_timestamp_ms=START_MS, ahead_ms_max=3_600_000)
 
 
+def test_no_click_is_later_than_the_year_2100_whatever_kafka_says() -> None:
+    value = json.dumps({**GOOD, "event_time": EVENT_TIME_MS_MAX + 1}).encode()
+    for kafka_timestamp_ms in (None, EVENT_TIME_MS_MAX + 1):
+        with pytest.raises(BadRecordError, match="producer's clock"):
+            decode_click(value, kafka_timestamp_ms=kafka_timestamp_ms)
+
+
 def test_an_erasure_needs_no_item() -> None:
     click = decode(event_type="erase", item_id=...)
     assert (click.event_type, click.item_id) == ("erase", "")

@@ -2,6 +2,7 @@
 
 import json
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from itertools import count
 
 import numpy as np
 import pytest
@@ -89,6 +90,14 @@ def test_a_match_across_two_hashes_is_no_hit(place: int, shift: int, and_later: 
     assert rank_in_shown(bytes(shown), ItemId("a")) == 0
     if and_later:
         assert rank_in_shown(bytes(shown) + wanted, ItemId("a")) == 21
+
+
+def test_a_hit_is_found_behind_a_match_that_overlaps_it() -> None:
+    """`abca` at 1 hides the one at 4 from a search that skips what it has seen."""
+    names = (f"item-{i}" for i in count())
+    item = next(n for n in names if (h := item_hash(n).to_bytes(4, "little"))[0] == h[3])
+    wanted = item_hash(item).to_bytes(4, "little")
+    assert rank_in_shown(b"\xff" + wanted[:3] + wanted, ItemId(item)) == 2
 
 
 def test_of_an_item_shown_twice_the_better_rank_counts() -> None:
