@@ -55,7 +55,9 @@ class ClickFileError(NextclickError):
 
 
 class BundleError(NextclickError):
-    """A model bundle failed a check.  The live model stays; see the runbook, "bundle refused"."""
+    """A model bundle failed a check.  A worker keeps the live one; a command that was given it ends."""
+
+    exit_status = 2
 
 
 class VocabularyMismatchError(BundleError):
