@@ -16,6 +16,9 @@ PYTEST_ARGS ?=
 # Trust what the machine trusts, as pip does: many networks have a certificate authority of their own.
 export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/*.crt /etc/pki/tls/certs/*.crt),true,false)
 
+# The demo counts its seconds from the command, the making of the environment included.
+STARTED := $(shell date +%s)
+
 SERVING := .venv
 TRAINING := .venv-training
 UV := $(SERVING)/bin/uv
@@ -30,7 +33,7 @@ TORCH_TESTS := tests/models tests/export tests/integration/test_retrain.py
 
 .PHONY: demo
 demo: $(SERVING)/.serving ## The whole system on this machine.  SECONDS=420 ends it by itself; REPORT=FILE writes figures; DATA=FILE streams a real log
-	$(SERVING)/bin/nextclick demo \
+	$(SERVING)/bin/nextclick demo --started-at $(STARTED) \
 		$(if $(SECONDS),--seconds "$(SECONDS)") \
 		$(if $(REPORT),--report "$(REPORT)") \
 		$(if $(DATA),--data "$(DATA)") $(ARGS)

@@ -63,9 +63,7 @@ _above_zero = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--train-days",
     type=click.FloatRange(min=0),
-    default=3.0,
-    show_default=True,
-    help="Days of the log to train on before the rest is streamed.",
+    help="Days to train on before the rest is streamed [default: to the last busy midnight, UTC].",
 )
 @click.option("--stream-days", type=_above_zero, help="Days to stream [default: all the rest].")
 @click.option(
@@ -102,7 +100,8 @@ def demo(settings: Settings, **options: Any) -> None:
     Example:
       nextclick demo
       nextclick demo --seconds 420 --report demo.json
-      nextclick demo --data clicks.parquet --train-days 3
+      nextclick demo --data clicks.parquet
+      nextclick demo --data clicks.parquet --train-days 3 --stream-days 1 --speed 600
     """
     from stream_app.demo.demo import Requests, run_demo  # noqa: PLC0415 - keeps --help quick
     from stream_app.demo.options import DemoOptions  # noqa: PLC0415

@@ -24,7 +24,7 @@ class DemoOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Ours to the file's, e.g. {"item_id": "sku"}."""
     first_day: datetime | None = None
-    train_days: float = 3.0
+    train_days: float | None = None
     stream_days: float | None = None
     speed: str | None = None
     """As `nextclick replay --speed` takes it."""

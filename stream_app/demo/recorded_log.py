@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from stream_app.core.errors import ConfigurationError
 from stream_app.files.click_files import read_table
@@ -16,6 +17,7 @@ from stream_app.files.click_log import DAY_MS, LOG_COLUMNS, ClickLogWriter
 
 HISTORY_TOPIC: Final = "recorded"
 """Topic under which the history stands in the click log: its offsets are those of no Kafka topic."""
+_SHARE_MIN: Final = 0.1
 STREAM_SECONDS: Final = 240.0
 """Without --speed, the streamed part is played so that it takes so long."""
 
@@ -41,14 +43,15 @@ def divide_log(
     format: str | None,  # noqa: A002 - the name of the flag and of the thing
     columns: Mapping[str, str],
     first_day: datetime | None,
-    train_days: float,
+    train_days: float | None,
     stream_days: float | None,
     click_log: str,
 ) -> RecordedLog:
-    """Write the first `train_days` into the click log; what follows is left to the replayer.
+    """Write the first days into the click log; what follows is left to the replayer.
 
-    first_day: where to begin, the log's first day (midnight UTC) if not given.  stream_days: stream no
-    more than so many.  Raises `ClickFileError` for an unreadable file, `ConfigurationError` where
+    first_day: where to begin, the log's first day (midnight UTC) if not given.  train_days: how many
+    become history; by default all up to the last midnight that leaves a worthwhile stream.
+    stream_days: stream no more than so many.  Raises `ClickFileError` for an unreadable file, `ConfigurationError` where
     nothing is left to stream.
     """
     table = read_table(path, format=format, columns=columns)
@@ -56,7 +59,10 @@ def divide_log(
     begin_ms = int(times[0]) // DAY_MS * DAY_MS
     if first_day is not None:
         begin_ms = round(first_day.replace(tzinfo=first_day.tzinfo or UTC).timestamp() * 1000)
-    split_ms = begin_ms + round(train_days * DAY_MS)
+    if train_days is None:
+        split_ms = _usual_split_ms(times[np.searchsorted(times, begin_ms) :])
+    else:
+        split_ms = begin_ms + round(train_days * DAY_MS)
     end_ms = np.iinfo(np.int64).max
     if stream_days is not None:
         end_ms = split_ms + round(stream_days * DAY_MS)
@@ -70,6 +76,18 @@ def divide_log(
     if len(history):
         _write_history(history, click_log)
     return RecordedLog(len(history), end - split, int(times[split]), int(times[end - 1]) + 1)
+
+
+def _usual_split_ms(times: NDArray[np.int64]) -> int:
+    """The last midnight (UTC) behind which at least a tenth of the clicks lies, and before which too;
+    where there is none, the moment at which three quarters of them are over."""
+    if not len(times):
+        return 0
+    first, last = int(times[0]), int(times[-1])
+    midnights = np.arange(first // DAY_MS + 1, last // DAY_MS + 1) * DAY_MS
+    before = np.searchsorted(times, midnights) / len(times)
+    fit = midnights[(before >= _SHARE_MIN) & (before <= 1 - _SHARE_MIN)]
+    return int(fit[-1]) if len(fit) else int(times[len(times) * 3 // 4])
 
 
 def _write_history(clicks: pa.Table, click_log: str) -> None:

@@ -47,7 +47,11 @@ def demo_report(numbers: LiveNumbers, facts: DemoFacts) -> dict[str, Any]:
         "repeated_answers": numbers.repeated_answers,
         "clicks_per_second": _per_second(numbers, facts),
         "swaps": [
-            {"version": swap.version, "longest_gap_ms": swap.longest_gap_ms}
+            {
+                "version": swap.version,
+                "longest_gap_ms": swap.longest_gap_ms,
+                "answers_around": swap.answers,
+            }
             for swap in numbers.swap_gaps.swaps
             if swap.version != first_version
         ],
@@ -81,7 +85,10 @@ def print_summary(
         lines.append("no trained model came live; popularity answered")
     for swap in numbers.swap_gaps.swaps[1:]:
         to = "popularity" if swap.version == NO_MODEL else swap.version
-        lines.append(f"swap to {to}: longest gap between answers {swap.longest_gap_ms} ms")
+        lines.append(
+            f"swap to {to}: longest gap among the {swap.answers:,} answers around it "
+            f"{swap.longest_gap_ms} ms"
+        )
     for text in lines:
         say(console, text)
     if numbers.recommended:

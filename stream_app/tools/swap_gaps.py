@@ -21,6 +21,8 @@ class Swap:
     first_answer_ms: int
     longest_gap_ms: int | None = None
     """None until it is settled."""
+    answers: int = 0
+    """Given within `AROUND_MS`: with few of them, a gap says how seldom somebody clicked."""
 
 
 class SwapGaps:
@@ -29,17 +31,18 @@ class SwapGaps:
     def __init__(self) -> None:
         self.swaps: list[Swap] = []
         self._known: set[str] = set()
-        self._answered: deque[tuple[float, int]] = deque()
-        """Seen at, and given at (ms); answers of one batch are one."""
+        self._answered: deque[list[float]] = deque()
+        """Seen at, given at (ms), and how many."""
         self._last_text = ""
         self._last_ms = 0
 
     def add(self, version: str, generated_at: str, now: float) -> None:
         """generated_at: RFC 3339, as the answer says."""
-        if generated_at != self._last_text:
+        if generated_at != self._last_text or not self._answered:
             self._last_text = generated_at
             self._last_ms = round(datetime.fromisoformat(generated_at).timestamp() * 1000)
-            self._answered.append((now, self._last_ms))
+            self._answered.append([now, self._last_ms, 0])
+        self._answered[-1][2] += 1
         if version not in self._known:
             self._known.add(version)
             self.swaps.append(Swap(version, now, self._last_ms))
@@ -52,10 +55,16 @@ class SwapGaps:
         for swap in self.swaps[-5:]:
             ripe = at_once or now >= swap.seen_at + _SETTLED_SECONDS
             if ripe and swap.longest_gap_ms is None:
-                swap.longest_gap_ms = self._longest_gap_ms(swap.first_answer_ms)
+                self._measure(swap)
         while self._answered and self._answered[0][0] < now - _REMEMBERED_SECONDS:
             self._answered.popleft()
 
-    def _longest_gap_ms(self, around_ms: int) -> int:
-        given = sorted(ms for _, ms in self._answered if abs(ms - around_ms) <= AROUND_MS)
-        return max((b - a for a, b in pairwise(given)), default=0)
+    def _measure(self, swap: Swap) -> None:
+        around = [
+            (ms, count)
+            for _, ms, count in self._answered
+            if abs(ms - swap.first_answer_ms) <= AROUND_MS
+        ]
+        given = sorted(ms for ms, _ in around)
+        swap.longest_gap_ms = int(max((b - a for a, b in pairwise(given)), default=0))
+        swap.answers = int(sum(count for _, count in around))
