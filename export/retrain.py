@@ -7,7 +7,7 @@ bundle is published by one rename, and the pointer moves last.
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,37 +19,35 @@ import msgspec
 from export.artifact import (
     TrainingFacts,
     bundle_content,
-    checkpoint_of,
     new_model_version,
     popularity_of,
     training_facts,
-    without_items,
 )
 from export.contenders import CANDIDATE, LIVE, POPULARITY, Trial, as_metrics, rank_contenders
 from export.gate import TARGETS_MIN, Contender, Verdict, judge
 from export.parity import ParityReport, check_parity
+from export.plan import LiveModel, Plan, Say, find_live_model, plan_training
 from export.report import RunReport, markdown, plot
-from export.window import Division, Window, divide, in_vocabulary_of, read_newest, to_learn
+from export.window import Division, divide, in_vocabulary_of, read_newest
 from models.checkpoint import Checkpoint, all_finite
-from models.config import GRU4RecConfig, Item2VecConfig
+from models.config import Item2VecConfig
 from models.item2vec import train_item2vec
 from models.progress import ProgressCallback
 from models.train import TrainingResult, train
 from stream_app.adapters.instruments import RetrainInstruments
 from stream_app.adapters.onnx_scorer import OnnxScorer
-from stream_app.adapters.releases import promote, read_latest
-from stream_app.core.errors import BundleError, ConfigurationError
+from stream_app.adapters.releases import promote
+from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import RankingQuality
-from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundle
 from stream_app.files.registry import Registry
 from stream_app.settings import RetrainSettings, Settings
 
-Say = Callable[[str], None]
 Result = Literal["published", "gated", "waiting"]
 
 SCRATCH: Final = "retrain"
+
 ITEM2VEC_EPOCHS: Final = 3
 
 
@@ -65,28 +63,6 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """No model is live yet."""
     report: RunReport | None = None
     report_path: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LiveModel:
-    version: str
-    directory: Path
-    scorer: OnnxScorer
-    known_until_ms: int | None
-    """Newest click it was trained on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a training goes over, and where it starts."""
-
-    vocabulary: ItemVocabulary
-    sessions: SessionTable
-    """Indexes into `vocabulary`."""
-    config: GRU4RecConfig
-    start: Checkpoint | None
-    retired: frozenset[str]
-    """Items of the live model that nobody clicked in the whole window."""
 
 
 @dataclass(slots=True)
@@ -135,7 +111,7 @@ def retrain_once(
 def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
     settings = run.settings.retrain
     with run.step("read"):
-        live = _live_model(run)
+        live = find_live_model(run.settings, run.registry, run.say)
         window = read_newest(
             run.settings.click_log,
             window_days=settings.window_days,
@@ -160,7 +136,7 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             result="waiting", reason=missing, sessions=sessions, before_first_model=live is None
         )
 
-    plan = _plan(run, window, division, live, from_scratch=from_scratch)
+    plan = plan_training(settings, window, division, live, say=run.say, from_scratch=from_scratch)
     origin = f"the weights of {live.version}" if live is not None and plan.start else "scratch"
     run.say(
         f"training from {origin} on {plan.sessions.n_sessions:,} sessions, {plan.sessions.n_clicks:,} "
@@ -246,21 +222,6 @@ def _finish(
     )
 
 
-def _live_model(run: Run) -> LiveModel | None:
-    """What is live now; None also where its bundle cannot be used (training then starts from scratch)."""
-    release = read_latest(run.settings.kafka, run.settings.topics.releases)
-    if release is None or release.model_version is None:
-        return None
-    try:
-        directory = run.registry.fetch(release.model_version)
-        scorer = OnnxScorer.load(directory)
-    except BundleError as error:
-        run.say(f"the live model cannot be compared with, nor started from: {error}")
-        return None
-    known_until_ms = scorer.manifest.training.get("last_event_ms")
-    return LiveModel(release.model_version, directory, scorer, known_until_ms)
-
-
 def _what_is_missing(sessions: int, division: Division, settings: RetrainSettings) -> str | None:
     if sessions < settings.sessions_min:
         return (
@@ -275,54 +236,6 @@ def _what_is_missing(sessions: int, division: Division, settings: RetrainSetting
     if division.past.n_targets == 0:
         return "no session of two clicks or more lies before the held-out ones"
     return None
-
-
-def _plan(
-    run: Run, window: Window, division: Division, live: LiveModel | None, *, from_scratch: bool
-) -> Plan:
-    settings = run.settings.retrain
-    config = GRU4RecConfig(units=settings.layer_units, epochs=settings.epochs)
-    start, retired = _start(run, window, config, live, from_scratch=from_scratch)
-    # Only what was clicked before the cut is learned; an item of the held-out slice alone is new to all.
-    support = division.past.support(len(window.vocabulary))
-    clicked = [item for item, n in zip(window.vocabulary.ids, support, strict=True) if n]
-    learn = to_learn(
-        division.past,
-        known_until_ms=live.known_until_ms if live is not None and start is not None else None,
-        replay_clicks=settings.replay_clicks,
-    )
-    vocabulary = start.vocabulary.extended(clicked) if start else ItemVocabulary(clicked)
-    return Plan(
-        vocabulary=vocabulary,
-        sessions=in_vocabulary_of(learn, window.vocabulary, vocabulary),
-        config=config.changed(epochs=settings.warm_epochs) if start else config,
-        start=start,
-        retired=retired,
-    )
-
-
-def _start(
-    run: Run, window: Window, config: GRU4RecConfig, live: LiveModel | None, *, from_scratch: bool
-) -> tuple[Checkpoint | None, frozenset[str]]:
-    """The live model's checkpoint, less its retired items, if training can go on from it."""
-    if live is None:
-        return None, frozenset()
-    retired = frozenset(live.scorer.vocabulary.ids) - frozenset(window.vocabulary.ids)
-    if from_scratch or not run.settings.retrain.warm_start:
-        return None, retired
-    try:
-        checkpoint = checkpoint_of(live.directory)
-    except BundleError as error:
-        run.say(f"no warm start: {error}")
-        return None, retired
-    ours = (config.cell, config.layers, config.units, config.embedding)
-    theirs = checkpoint.config
-    if ours != (theirs.cell, theirs.layers, theirs.units, theirs.embedding):
-        run.say(
-            "no warm start: the live model's network has another shape than the settings ask for"
-        )
-        return None, retired
-    return without_items(checkpoint, retired), retired
 
 
 def _content(

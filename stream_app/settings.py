@@ -128,8 +128,8 @@ class RetrainSettings(Group):
     """Hold so many newest clicks of the window in memory (about 100 bytes each)."""
     sessions_min: int = Field(default=200, ge=1)
     """Wait for so many sessions of two clicks or more before the first training."""
-    epochs: int = Field(default=5, ge=1)
-    """Passes over the sessions of the window."""
+    epochs: int = Field(default=6, ge=1)
+    """Passes over the sessions of the window, from scratch."""
     threads: int = Field(default=1, ge=1, le=256)
     """Cores a training uses."""
     layer_units: int = Field(default=100, ge=1, le=4096)
@@ -137,7 +137,7 @@ class RetrainSettings(Group):
     warm_start: bool = True
     """Start from the live model's weights."""
     warm_epochs: int = Field(default=2, ge=1)
-    """Passes over what a warm start learns from."""
+    """Passes over what a warm start learns from; more, up to `epochs`, while that is little."""
     replay_clicks: int = Field(default=500_000, ge=0)
     """A warm start learns from the new sessions and evenly from old ones, so many clicks in all."""
     gate_tolerance: float = Field(default=0.02, ge=0, lt=1)
