@@ -27,9 +27,9 @@ while read -r sign group; do
 done
 set -- $groups
 [ $# -gt 0 ] || exit 0
-for group; do kill -TERM -- -$group 2>/dev/null; done
+for group; do kill -s TERM -- "-$group" 2>/dev/null; done
 sleep 5
-for group; do kill -KILL -- -$group 2>/dev/null; done
+for group; do kill -s KILL -- "-$group" 2>/dev/null; done
 """
 """Is told which groups run, and ends them when our end of its pipe closes: also if we are killed."""
 

@@ -114,7 +114,6 @@ class Demo:
 
     def run(self) -> None:
         """Everything, in order; the summary and the report come last."""
-        self._environment.start()
         broker = LocalKafka(self._workspace.broker, say=self._tell)
         self._broker = broker
         self._tell("starting Apache Kafka")
@@ -128,6 +127,8 @@ class Demo:
                 sessions_min=_sessions_min(self._options.clicks_per_second),
             )
             self._numbers = live_numbers(self._settings)
+            # Not before: where both have to be fetched, the first answer is what people wait for.
+            self._environment.start()
             self._stream()
         finally:
             self._children.stop(INSTALLER, names.RETRAIN, names.TRAFFIC)
@@ -318,7 +319,6 @@ class Demo:
             if self._display is not None:
                 self._tick()
             else:
-                self._environment.tick()
                 thread.join(0.1)
         if failures:
             raise failures[0]

@@ -183,7 +183,7 @@ def bar(share: float, width: int = _BAR_WIDTH) -> str:
     """Eighths of a cell, so that a small change is seen.
 
     >>> bar(0.5, 4), bar(0.3, 4)
-    ('██', '█▏')
+    ('██', '█▎')
     """
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8]
