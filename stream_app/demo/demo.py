@@ -97,6 +97,8 @@ class Demo:
         self._services = Services(workspace, children, options, self._tell)
         self._training_log = TrainingLog(workspace.log(names.RETRAIN))
         self._news: deque[str] = deque(maxlen=NEWS_SHOWN)
+        self._environment_told = False
+        self._retraining_began = False
         self._versions_told = 0
         self._best: float | None = None
         self._look_again = 0.0
@@ -259,21 +261,21 @@ class Demo:
             self._display.tick()
 
     def _look_after_training(self) -> None:
-        was_pending = self._environment.is_pending
-        self._environment.tick()
-        if self._environment.failure is not None and was_pending:
-            self._tell(f"no trainings, popularity goes on answering: {self._environment.failure}")
-        if self._environment.python is None:
+        environment = self._environment
+        environment.tick()
+        if not environment.is_pending and not self._environment_told:
+            self._environment_told = True
+            if environment.failure is not None:
+                self._tell(f"no trainings, popularity goes on answering: {environment.failure}")
+            elif environment.seconds:
+                self._tell(f"torch is there after {environment.seconds:.0f} s")
+        if environment.python is None:
             return
-        if was_pending:
-            self._tell(f"torch is there after {self._environment.seconds:.0f} s")
         if not self._retraining_began and not self._is_over():
             self._retraining_began = True
-            self._services.start_retraining(self._environment.python)
+            self._services.start_retraining(environment.python)
         for line in self._training_log.news():
             self._tell(line)
-
-    _retraining_began = False
 
     def _tell_new_versions(self) -> None:
         for version in list(self._numbers.versions)[self._versions_told :]:
