@@ -42,8 +42,8 @@ def judge(
     """Let the candidate through only if nothing speaks against it.
 
     Against it speaks: a NaN in weights or quality; fewer than 30 targets; a list of another set of
-    targets; being no better than popularity; Recall@20 or MRR@20 more than `tolerance` (relative) below
-    the live model's; items of the live model that are gone and not among `retired_items` (those nobody
+    targets; being no better than popularity; Recall@20 or MRR@20 further below the live model's than
+    `allowed_loss`; items of the live model that are gone and not among `retired_items` (those nobody
     clicked in the whole training window); more than half of them gone at once.
     """
     against = [
@@ -54,6 +54,17 @@ def judge(
     if against:
         return Verdict(passed=False, reasons=tuple(against))
     return Verdict(passed=True, reasons=tuple(_comparisons(candidate.quality, live, popularity)))
+
+
+def allowed_loss(live: float, targets: int, tolerance: float) -> float:
+    """How far below the live model's Recall@20 (or MRR@20) a candidate may be: what noise explains.
+
+    `tolerance` times the live figure, or its standard error on so many next clicks if that is more: on
+    a small slice two equal models differ by that much, and a gate that refuses equals keeps an ageing
+    model live.  From some thousand next clicks on, `tolerance` is the larger.
+    """
+    share = min(max(live, 0.0), 1.0)
+    return max(tolerance * live, math.sqrt(share * (1 - share) / max(targets, 1)))
 
 
 def _broken(candidate: Contender, popularity: RankingQuality, live: Contender | None) -> list[str]:
@@ -104,9 +115,10 @@ def _no_better(
             ("Recall@20", quality.recall_20, live.quality.recall_20),
             ("MRR@20", quality.mrr_20, live.quality.mrr_20),
         ):
-            if not ours >= theirs * (1 - tolerance):
+            allowed = allowed_loss(theirs, quality.targets, tolerance)
+            if not ours >= theirs - allowed:
                 against.append(
-                    f"{name} {ours:.4f} is more than {tolerance:.0%} below the live model's {theirs:.4f}"
+                    f"{name} {ours:.4f} is more than {allowed:.4f} below the live model's {theirs:.4f}"
                 )
     return against
 

@@ -141,7 +141,8 @@ class RetrainSettings(Group):
     replay_clicks: int = Field(default=500_000, ge=0)
     """A warm start learns from the new sessions and evenly from old ones, so many clicks in all."""
     gate_tolerance: float = Field(default=0.02, ge=0, lt=1)
-    """A candidate may lose so much of the live model's Recall@20 (relative) to noise and still pass."""
+    """A candidate may lose so much of the live model's Recall@20 (relative), or one standard error on the
+    held-out clicks if that is more, to noise and still pass."""
 
 
 class Settings(Group):

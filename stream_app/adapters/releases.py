@@ -149,7 +149,8 @@ class ReleaseFollower:
 
     def close(self) -> None:
         if self._consumer is not None:
-            self._consumer.close()
+            with broker_errors(self._kafka):  # quietly: a request it cancels is no news
+                self._consumer.close()
             self._consumer = None
 
     def _connected(self) -> Any:
