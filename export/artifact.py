@@ -19,6 +19,7 @@ from export.graphs import score_graph, step_graph
 from export.to_onnx import network_weights
 from models.checkpoint import Checkpoint
 from models.config import GRU4RecConfig
+from models.gru4rec import ITEM_TABLES
 from stream_app.core.errors import BundleError
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.sessions import SessionTable
@@ -27,8 +28,6 @@ from stream_app.files.bundle import BundleContent, open_bundle, read_weights
 ARCHITECTURE: Final = "gru4rec"
 _OPTIMISER: Final = "optimiser/"
 """Prefix of the optimiser's tensors among the weights."""
-_ITEM_TABLES: Final = frozenset({"item_vectors", "item_bias", "input_vectors", "input_gates"})
-"""Parameters of GRU4Rec with a row per item."""
 _PACKAGES: Final = ("nextclick", "torch", "onnx", "onnxruntime", "numpy")
 
 
@@ -112,7 +111,7 @@ def without_items(start: Checkpoint, gone: Collection[str]) -> Checkpoint:
 
     def pruned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: tensor[rows] if name.rpartition(".")[2] in _ITEM_TABLES else tensor
+            name: tensor[rows] if name.rpartition(".")[2] in ITEM_TABLES else tensor
             for name, tensor in tensors.items()
         }
 

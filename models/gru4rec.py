@@ -11,6 +11,8 @@ from models.config import GRU4RecConfig
 from stream_app.core.manifest import StateTensor
 
 GATES: Final = {"gru": 3, "rnn": 1}
+ITEM_TABLES: Final = frozenset({"item_vectors", "item_bias", "input_vectors", "input_gates"})
+"""Parameters with a row per item.  Told by name: 3 x 100 gates may meet 300 items."""
 
 
 class GRU4Rec(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, TrainingRecord
 from models.config import GRU4RecConfig
-from models.gru4rec import GRU4Rec
+from models.gru4rec import ITEM_TABLES, GRU4Rec
 from models.negatives import NegativeSampler, sampling_weights
 from models.optimiser import MomentumAdagrad
 from models.progress import ProgressCallback, TrainingClock
@@ -160,7 +160,7 @@ def starting_point(
         )
     for name, weight in weights.items():
         old = start.weights.get(name)
-        n_rows = len(known) if len(weight) == len(vocabulary) else len(weight)
+        n_rows = len(known) if name in ITEM_TABLES else len(weight)
         if old is None or old.shape != (n_rows, *weight.shape[1:]):
             raise ConfigurationError(
                 "warm start: the start model's network has another shape "

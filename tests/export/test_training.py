@@ -15,6 +15,7 @@ from export.cli import export, train  # noqa: E402
 from models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from models.config import GRU4RecConfig  # noqa: E402
 from models.gru4rec import GRU4Rec  # noqa: E402
+from models.train import starting_point  # noqa: E402
 from stream_app.adapters.onnx_scorer import OnnxScorer  # noqa: E402
 from stream_app.core.errors import BundleError  # noqa: E402
 from stream_app.core.vocabulary import ItemVocabulary  # noqa: E402
@@ -140,3 +141,17 @@ def test_retired_items_leave_every_table_and_no_other_weight() -> None:
         assert torch.equal(tensors[f"{prefix}item_vectors"], weights["item_vectors"][kept])
         assert torch.equal(tensors[f"{prefix}hidden_weight_0"], weights["hidden_weight_0"])
     pruned.model()
+
+
+def test_training_goes_on_where_items_and_gates_are_equally_many() -> None:
+    """The vocabulary grows from 29 to 30 items; 3 x 10 gates have 30 rows and do not grow."""
+    model = GRU4Rec(GRU4RecConfig(units=10), 29)
+    model.initialise(torch.Generator().manual_seed(0))
+    start = Checkpoint(
+        config=model.config,
+        vocabulary=ItemVocabulary(f"i{n}" for n in range(29)),
+        weights={name: weight.detach() for name, weight in model.named_parameters()},
+    )
+    grown, _ = starting_point(model.config, start.vocabulary.extended(["i29"]), start)
+    assert torch.equal(grown.item_vectors[:29], model.item_vectors)
+    assert torch.equal(grown.hidden_weight_0, model.hidden_weight_0)
