@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,28 +230,68 @@ def test_a_run_cut_off_after_any_step_changes_nothing(
     assert not (data / "retrain").exists()
 
 
-def test_a_process_killed_in_the_middle_leaves_nothing_half_done(
-    shop: Shop, tmp_path: Path
-) -> None:
-    shop.clicks(400)
+def start_retrain(shop: Shop, out: Path, *flags: str) -> subprocess.Popen[bytes]:
     command = [
-        *(sys.executable, "-m", "stream_app", "retrain", "--once"),
+        *(sys.executable, "-m", "stream_app", "retrain", *flags),
         *("--registry", shop.settings.registry, "--click-log", shop.settings.click_log),
         *("--data-dir", str(shop.settings.data_dir)),
         *("--kafka-bootstrap-servers", shop.settings.kafka.bootstrap_servers),
         *("--set", f"topics.releases={shop.settings.topics.releases}"),
-        *("--set", "retrain.layer_units=16", "--set", "retrain.epochs=10000"),
+        *("--set", "retrain.layer_units=16", "--set", "retrain.sessions_min=50"),
     ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCLICK_")}
-    with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-        deadline = time.monotonic() + 120
-        while b"training from scratch" not in (tmp_path / "out").read_bytes():
-            assert process.poll() is None, (tmp_path / "out").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with out.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+
+def wait_for(words: bytes, out: Path, process: subprocess.Popen[bytes]) -> bytes:
+    deadline = time.monotonic() + 180
+    while words not in (said := out.read_bytes()):
+        assert process.poll() is None, said.decode()
+        assert time.monotonic() < deadline, said.decode()
+        time.sleep(0.05)
+    return said
+
+
+def test_retraining_every_so_often_waits_publishes_and_tells_its_metrics(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.clicks(20)
+    out = tmp_path / "out"
+    process = start_retrain(shop, out, "--every", "1h")
+    try:
+        said = wait_for(b"nothing trained: 20 of 50 sessions", out, process)
+        url = re.search(rb'"metrics_url": "([^"]+)"', said)
+        assert url is not None
+        shop.clicks(300)
+        wait_for(b"is live", out, process)
+        metrics = read(url[1].decode() + "/metrics")
+        assert 'nextclick_retrain_runs_total{result="published"} 1.0' in metrics
+        assert 'nextclick_retrain_recall_20{contender="candidate"}' in metrics
+        assert '"ok"' in read(url[1].decode() + "/readyz")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert shop.live is not None
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_a_process_killed_in_the_middle_leaves_nothing_half_done(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.clicks(400)
+    process = start_retrain(shop, tmp_path / "out", "--once", "--set", "retrain.epochs=10000")
+    try:
+        wait_for(b"training from scratch", tmp_path / "out", process)
         time.sleep(0.3)
-        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
         process.wait()
     assert (shop.settings.data_dir / "retrain").exists(), "nothing was under way"
     assert shop.registry.versions() == []
