@@ -24,10 +24,9 @@ TRAINING := .venv-training
 UV := $(SERVING)/bin/uv
 INSTALL := $(UV) pip install --quiet
 # Tests that need torch: the offline packages', and whatever else is marked so.
-TORCH_TESTS = tests/models tests/export \
+TORCH_TESTS := tests/models tests/export \
 	$(shell grep -rl 'pytest.mark.torch' tests --include='test_*.py' --exclude-dir=models --exclude-dir=export)
 SOURCES := stream_app models export tests
-TORCH_TESTS := tests/models tests/export tests/integration/test_retrain.py
 
 ##@ Try it
 
