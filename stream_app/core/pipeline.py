@@ -12,18 +12,12 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
+from stream_app.core.lists import ModelLists, PopularLists
 from stream_app.core.ports import Popularity, Scorer, SessionStore, StateRows
-from stream_app.core.ranking import (
-    SHOWN_MAX,
-    hashes_of,
-    rank_in_shown,
-    round_significant,
-    unseen,
-)
+from stream_app.core.ranking import rank_in_shown, round_significant
 from stream_app.core.records import (
     ERASE,
     NO_MODEL,
@@ -145,8 +139,8 @@ def recommend_batch(
     answers = _fold(clicks, store, scorer, rules, outcome)
     if newest_only:
         _supersede(answers)
-    state_rows, top = _ask_model(answers, scorer, rules)
-    _finish(answers, state_rows, top, scorer, popularity, rules, outcome, now_ms)
+    model_states, model_lists = _ask_model(answers, scorer, rules)
+    _finish(answers, model_states, model_lists, scorer, popularity, rules, outcome, now_ms)
     return outcome
 
 
@@ -248,8 +242,8 @@ def _supersede(answers: list[_Answer]) -> None:
 
 def _ask_model(
     answers: list[_Answer], scorer: Scorer | None, rules: ServingRules
-) -> tuple[dict[int, bytes], tuple[NDArray[np.float64], NDArray[np.int64]] | None]:
-    """Model state after each answer's click (by `id` of the answer), and the top items of model answers."""
+) -> tuple[dict[int, bytes], ModelLists | None]:
+    """Model state after each answer's click (by `id` of the answer), and the lists of model answers."""
     if scorer is None:
         return {}, None
     by_model = [a for a in answers if a.fallback is None]
@@ -265,7 +259,8 @@ def _ask_model(
         by_model[row].model_row = model_row
     k = rules.top_k + (rules.limits.history_len_max if rules.filter_seen else 0)
     scores, items = scorer.top_k(rows[asked] if len(asked) < len(rows) else rows, k)
-    return states, (round_significant(scores), items)
+    lists = ModelLists(round_significant(scores), items, scorer.vocabulary, rules.top_k)
+    return states, lists
 
 
 def _step_in_rounds(answers: list[_Answer], scorer: Scorer) -> StateRows:
@@ -308,7 +303,7 @@ def _step_in_rounds(answers: list[_Answer], scorer: Scorer) -> StateRows:
 def _finish(
     answers: list[_Answer],
     model_states: dict[int, bytes],
-    top: tuple[NDArray[np.float64], NDArray[np.int64]] | None,
+    model_lists: ModelLists | None,
     scorer: Scorer | None,
     popularity: Popularity,
     rules: ServingRules,
@@ -318,8 +313,7 @@ def _finish(
     """Judge the previous answers, build the new ones, and complete the states, click by click."""
     generated_at = _rfc3339(now_ms)
     version = scorer.model_version if scorer is not None else None
-    model_lists = _ModelLists(top, scorer, rules)
-    popular = _PopularLists(popularity, rules)
+    popular = PopularLists(popularity, rules.top_k, seen_max=rules.limits.history_len_max)
     shown: dict[SessionKey, tuple[bytes, str]] = {}
     finished: dict[SessionKey, SessionState] = {}
     for answer in answers:
@@ -337,8 +331,11 @@ def _finish(
         if answer.superseded:
             outcome.outcomes["ignored_superseded"] += 1
         else:
-            lists = model_lists if answer.model_row >= 0 else popular
-            items, hashes = lists.answer(answer)
+            seen = state.recent_item_ids if rules.filter_seen and state is not None else None
+            if model_lists is not None and answer.model_row >= 0:
+                items, hashes = model_lists.answer(answer.model_row, seen)
+            else:
+                items, hashes = popular.answer(seen)
             outcome.recommendations.append(
                 _recommendation(answer, items, version, popularity.version, generated_at, now_ms)
             )
@@ -357,56 +354,6 @@ def _finish(
         # An erasure or a withdrawn consent later in the batch has the last word.
         if outcome.states[key] is not None:
             outcome.states[key] = state
-
-
-class _ModelLists:
-    """The model's answers: rows of the batch's top items turned into lists."""
-
-    def __init__(
-        self,
-        top: tuple[NDArray[np.float64], NDArray[np.int64]] | None,
-        scorer: Scorer | None,
-        rules: ServingRules,
-    ) -> None:
-        self._rules = rules
-        if top is None or scorer is None:
-            return
-        scores, items = top
-        self._scores, self._items = scores.tolist(), items.tolist()
-        self._ids = scorer.vocabulary.ids
-        self._hashes = scorer.vocabulary.hashes[items[:, :SHOWN_MAX]].astype("<u4", copy=False)
-
-    def answer(self, answer: _Answer) -> tuple[list[ScoredItem], bytes]:
-        row, ids = answer.model_row, self._ids
-        items = [
-            ScoredItem(ids[index], score, rank)
-            for rank, (index, score) in enumerate(
-                zip(self._items[row], self._scores[row], strict=True), 1
-            )
-        ]
-        if not self._rules.filter_seen or answer.state is None:
-            return items, self._hashes[row].tobytes()
-        items = unseen(items, answer.state.recent_item_ids, self._rules.top_k)
-        return items, hashes_of(items)
-
-
-class _PopularLists:
-    """Popularity's answers: one list for everybody, made once per batch."""
-
-    def __init__(self, popularity: Popularity, rules: ServingRules) -> None:
-        self._popularity, self._rules = popularity, rules
-        self._plain: tuple[list[ScoredItem], bytes] | None = None
-
-    def answer(self, answer: _Answer) -> tuple[list[ScoredItem], bytes]:
-        top_k = self._rules.top_k
-        if self._rules.filter_seen and answer.state is not None:
-            more = self._popularity.top(top_k + self._rules.limits.history_len_max)
-            items = unseen(more, answer.state.recent_item_ids, top_k)
-            return items, hashes_of(items)
-        if self._plain is None:
-            items = list(self._popularity.top(top_k))
-            self._plain = items, hashes_of(items)
-        return self._plain
 
 
 def _recommendation(

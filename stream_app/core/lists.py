@@ -1,0 +1,64 @@
+"""The lists of a batch's answers: the model's, one for each row it scored, and popularity's."""
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.core.ports import Popularity
+from stream_app.core.ranking import SHOWN_MAX, hashes_of, unseen
+from stream_app.core.records import ScoredItem
+from stream_app.core.vocabulary import ItemVocabulary
+
+ShownList = tuple[list[ScoredItem], bytes]
+"""A list, and what the session remembers of it (`ranking.hashes_of`)."""
+
+
+class ModelLists:
+    """Rows of top items turned into lists."""
+
+    def __init__(
+        self,
+        scores: NDArray[np.float64],
+        items: NDArray[np.int64],
+        vocabulary: ItemVocabulary,
+        top_k: int,
+    ) -> None:
+        """scores (rounded), items: [n, k], best first; k is above `top_k` where seen items are left out."""
+        self._scores, self._items = scores.tolist(), items.tolist()
+        self._ids, self._top_k = vocabulary.ids, top_k
+        self._hashes = vocabulary.hashes[items[:, :SHOWN_MAX]].astype("<u4", copy=False)
+
+    def answer(self, row: int, seen: Collection[str] | None) -> ShownList:
+        """seen: items to leave out, None for none."""
+        ids = self._ids
+        items = [
+            ScoredItem(ids[index], score, rank)
+            for rank, (index, score) in enumerate(
+                zip(self._items[row], self._scores[row], strict=True), 1
+            )
+        ]
+        if seen is None:
+            return items, self._hashes[row].tobytes()
+        items = unseen(items, seen, self._top_k)
+        return items, hashes_of(items)
+
+
+class PopularLists:
+    """One list for everybody, made once per batch; one per session where seen items are left out."""
+
+    def __init__(self, popularity: Popularity, top_k: int, *, seen_max: int) -> None:
+        """seen_max: items that may have to be left out of a list."""
+        self._popularity, self._top_k, self._seen_max = popularity, top_k, seen_max
+        self._plain: ShownList | None = None
+
+    def answer(self, seen: Collection[str] | None) -> ShownList:
+        """seen: items to leave out, None for none."""
+        if seen is not None:
+            more = self._popularity.top(self._top_k + self._seen_max)
+            items = unseen(more, seen, self._top_k)
+            return items, hashes_of(items)
+        if self._plain is None:
+            items = list(self._popularity.top(self._top_k))
+            self._plain = items, hashes_of(items)
+        return self._plain
