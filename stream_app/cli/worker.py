@@ -8,9 +8,7 @@ from stream_app.settings import Settings
 
 
 @click.command()
-@with_settings(
-    "kafka.bootstrap_servers", "registry", "data_dir", "metrics.port", "metrics.host"
-)
+@with_settings("kafka.bootstrap_servers", "registry", "data_dir", "metrics.port", "metrics.host")
 def worker(settings: Settings) -> None:
     """Answer every click with a recommendation (the stream processor).
 
