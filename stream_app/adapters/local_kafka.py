@@ -45,6 +45,8 @@ from stream_app.core.errors import ConfigurationError, ServiceAwayError
 HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 9092
 START_TIMEOUT_SECONDS: Final = 60.0
+WARM_START_TIMEOUT_SECONDS: Final = 120.0
+"""The JVM writes the cache while it stops: 8 s, and several times that on a busy machine."""
 LOG_FILE: Final = "broker.log"
 
 _SIGNALLED: Final = 128
@@ -147,7 +149,7 @@ class LocalKafka:
         flags = warm_start_flags(cache) if extra_flags is None else extra_flags
         self._launch_surely(flags, cache)
 
-    def stop(self) -> None:
+    def stop(self, *, patience_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
         """SIGTERM, and wait until it is gone; it takes about 0.5 s.  Safe to call twice."""
         process, self._process = self._process, None
         if process is None:
@@ -157,7 +159,7 @@ class LocalKafka:
         elif process.stdin is not None:
             process.stdin.close()
         try:
-            process.wait(STOP_TIMEOUT_SECONDS)
+            process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
             _kill_group(process)
         forget(self.data_dir)
@@ -198,7 +200,7 @@ class LocalKafka:
                     trainee.start(extra_flags=flags)
                     _exercise(trainee.bootstrap_servers)
                 finally:
-                    trainee.stop()
+                    trainee.stop(patience_seconds=WARM_START_TIMEOUT_SECONDS)
 
         try:
             return build_warm_start(cache, training_run)

@@ -10,6 +10,7 @@ from stream_app.cli.inspect import doctor
 from stream_app.cli.options import settings_as_flags
 from stream_app.settings import KafkaSettings, Settings
 from stream_app.tools.doctor import Level, examine, exit_status
+from tests.integration.processes import wait_until
 
 
 @pytest.fixture
@@ -72,6 +73,10 @@ def test_a_missing_broker_is_status_69_and_the_rest_is_still_checked(settings, m
 def test_the_command_prints_a_line_per_finding_and_counts_the_problems(settings):
     with kafka_topics.admin_client(settings.kafka) as admin:
         admin.delete_topics([settings.topics.statistics])
+        # The broker answers at once, and forgets the topic a little later.
+        wait_until(
+            "the topic is gone", lambda: settings.topics.statistics not in admin.list_topics()
+        )
     result = CliRunner().invoke(doctor, settings_as_flags(settings), standalone_mode=False)
     assert result.return_value == 2
     assert re.search(r"^PROBLEM topics: .*statistics is missing", result.output, re.MULTILINE)
