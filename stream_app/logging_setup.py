@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
@@ -11,8 +12,15 @@ def set_up_logging(level: str, *, process: str) -> None:
 
     Libraries speak from `warning` up: at `info` they would say a line per rebalance step.
     """
+
+    def name_process(
+        _logger: Any, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event.setdefault("process", process)  # context variables would not reach other threads
+        return event
+
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        name_process,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -37,7 +45,6 @@ def set_up_logging(level: str, *, process: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("nextclick").setLevel(level.upper())
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def get_logger(part: str) -> structlog.stdlib.BoundLogger:
