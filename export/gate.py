@@ -36,20 +36,23 @@ def judge(
     live: Contender | None,
     popularity: RankingQuality,
     *,
+    recent_popularity: RankingQuality | None = None,
     retired_items: Collection[str] = (),
     tolerance: float,
 ) -> Verdict:
     """Let the candidate through only if nothing speaks against it.
 
     Against it speaks: a NaN in weights or quality; fewer than 30 targets; a list of another set of
-    targets; being no better than popularity; Recall@20 or MRR@20 further below the live model's than
+    targets; being no better than popularity over the window; where no model is live, being no better
+    than recent popularity, which answers then; Recall@20 or MRR@20 further below the live model's than
     `allowed_loss`; items of the live model that are gone and not among `retired_items` (those nobody
     clicked in the whole training window); more than half of them gone at once.
     """
     against = [
-        *_broken(candidate, popularity, live),
+        *_broken(candidate, (popularity, recent_popularity or popularity), live),
         *_lost_items(candidate, live, retired_items),
-        *_no_better(candidate.quality, live, popularity, tolerance),
+        *_no_better_than_counting(candidate.quality, live, popularity, recent_popularity),
+        *_worse_than_live(candidate.quality, live, tolerance),
     ]
     if against:
         return Verdict(passed=False, reasons=tuple(against))
@@ -67,7 +70,9 @@ def allowed_loss(live: float, targets: int, tolerance: float) -> float:
     return max(tolerance * live, math.sqrt(share * (1 - share) / max(targets, 1)))
 
 
-def _broken(candidate: Contender, popularity: RankingQuality, live: Contender | None) -> list[str]:
+def _broken(
+    candidate: Contender, baselines: Collection[RankingQuality], live: Contender | None
+) -> list[str]:
     against = []
     if not candidate.weights_are_finite:
         against.append("its weights hold NaN or infinity")
@@ -77,7 +82,9 @@ def _broken(candidate: Contender, popularity: RankingQuality, live: Contender | 
         against.append(f"its quality is no number between 0 and 1: {measured}")
     if quality.targets < TARGETS_MIN:
         against.append(f"only {quality.targets} held-out next clicks, {TARGETS_MIN} are needed")
-    others = [popularity.targets, *([live.quality.targets] if live else [])]
+    others = [baseline.targets for baseline in baselines]
+    if live is not None:
+        others.append(live.quality.targets)
     if any(targets != quality.targets for targets in others):
         against.append(f"judged on {quality.targets} next clicks, the others on {others}")
     return against
@@ -101,25 +108,39 @@ def _lost_items(
     return against
 
 
-def _no_better(
-    quality: RankingQuality, live: Contender | None, popularity: RankingQuality, tolerance: float
+def _no_better_than_counting(
+    quality: RankingQuality,
+    live: Contender | None,
+    popularity: RankingQuality,
+    recent_popularity: RankingQuality | None,
 ) -> list[str]:
+    """A model must beat what is there without one; one that is live already is compared with itself."""
+    baselines = {"popularity": popularity}
+    if live is None and recent_popularity is not None:
+        baselines["recent popularity"] = recent_popularity
     # "not above" and not "below", so that a NaN on either side is refused as well.
+    return [
+        f"Recall@20 {quality.recall_20:.4f} is no better than {name}'s {baseline.recall_20:.4f}"
+        for name, baseline in baselines.items()
+        if not quality.recall_20 > baseline.recall_20
+    ]
+
+
+def _worse_than_live(
+    quality: RankingQuality, live: Contender | None, tolerance: float
+) -> list[str]:
+    if live is None:
+        return []
     against = []
-    if not quality.recall_20 > popularity.recall_20:
-        against.append(
-            f"Recall@20 {quality.recall_20:.4f} is no better than popularity's {popularity.recall_20:.4f}"
-        )
-    if live is not None:
-        for name, ours, theirs in (
-            ("Recall@20", quality.recall_20, live.quality.recall_20),
-            ("MRR@20", quality.mrr_20, live.quality.mrr_20),
-        ):
-            allowed = allowed_loss(theirs, quality.targets, tolerance)
-            if not ours >= theirs - allowed:
-                against.append(
-                    f"{name} {ours:.4f} is more than {allowed:.4f} below the live model's {theirs:.4f}"
-                )
+    for name, ours, theirs in (
+        ("Recall@20", quality.recall_20, live.quality.recall_20),
+        ("MRR@20", quality.mrr_20, live.quality.mrr_20),
+    ):
+        allowed = allowed_loss(theirs, quality.targets, tolerance)
+        if not ours >= theirs - allowed:
+            against.append(
+                f"{name} {ours:.4f} is more than {allowed:.4f} below the live model's {theirs:.4f}"
+            )
     return against
 
 

@@ -23,7 +23,15 @@ from export.artifact import (
     popularity_of,
     training_facts,
 )
-from export.contenders import CANDIDATE, LIVE, POPULARITY, Trial, as_metrics, rank_contenders
+from export.contenders import (
+    CANDIDATE,
+    LIVE,
+    POPULARITY,
+    RECENT_POPULARITY,
+    Trial,
+    as_metrics,
+    rank_contenders,
+)
 from export.gate import TARGETS_MIN, Contender, Verdict, judge
 from export.parity import ParityReport, check_parity
 from export.plan import LiveModel, Plan, Say, find_live_model, plan_training
@@ -39,6 +47,7 @@ from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import RankingQuality
+from stream_app.core.statistics import MINUTE_MS
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundle
 from stream_app.files.registry import Registry
@@ -161,6 +170,9 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             past=past,
             held_out=in_vocabulary_of(division.held_out, window.vocabulary, plan.vocabulary),
             vocabulary=plan.vocabulary,
+            window=window,
+            division=division,
+            half_life_ms=run.settings.statistics.half_life_minutes * MINUTE_MS,
         )
         quality = rank_contenders(trial, candidate, live.scorer if live else None)
     verdict = _judge(quality, training.checkpoint, candidate, live, plan, settings.gate_tolerance)
@@ -181,7 +193,7 @@ def _finish(
 ) -> RunOutcome:
     """Publish or not, and write the report either way."""
     version = content.model_version
-    for name in (CANDIDATE, LIVE, POPULARITY):
+    for name in (CANDIDATE, LIVE, POPULARITY, RECENT_POPULARITY):
         if name in quality:
             run.instruments.recall.labels(name).set(quality[name].recall_20)
             run.instruments.mrr.labels(name).set(quality[name].mrr_20)
@@ -297,6 +309,7 @@ def _judge(
         contender(candidate, CANDIDATE),
         contender(live.scorer, LIVE) if live is not None else None,
         quality[POPULARITY],
+        recent_popularity=quality[RECENT_POPULARITY],
         retired_items=plan.retired,
         tolerance=tolerance,
     )

@@ -178,3 +178,28 @@ def test_a_worse_candidate_never_passes_where_a_better_one_is_refused(case: Case
     rest = {"retired_items": case.retired, "tolerance": TOLERANCE}
     if judge(case.candidate, case.live, case.popularity, **rest).passed:  # type: ignore[arg-type]
         assert judge(better, case.live, case.popularity, **rest).passed  # type: ignore[arg-type]
+
+
+def test_the_first_model_must_beat_what_answers_without_it() -> None:
+    """On a news site popularity of the last hour beats a model of yesterday: it must not take over."""
+    recent = quality(0.5)
+    first = judge(
+        contender(0.45), None, quality(0.1), recent_popularity=recent, tolerance=TOLERANCE
+    )
+    assert not first.passed
+    assert "recent popularity" in first.reasons[0]
+    assert judge(
+        contender(0.55), None, quality(0.1), recent_popularity=recent, tolerance=TOLERANCE
+    ).passed
+
+
+def test_a_better_model_replaces_a_live_one_though_both_are_below_recent_popularity() -> None:
+    """Refusing it would keep the worse one live."""
+    verdict = judge(
+        contender(0.45),
+        contender(0.3),
+        quality(0.1),
+        recent_popularity=quality(0.5),
+        tolerance=TOLERANCE,
+    )
+    assert verdict.passed
