@@ -35,7 +35,7 @@ class GRU4RecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sample_alpha: float = 0.5
     """They are drawn by support ** sample_alpha: 0 uniform, 1 by popularity."""
     dropout_embedding: float = 0.0
-    dropout_hidden: float = 0.0
+    dropout_hidden: float = 0.2
     """On each layer's new hidden state; the dropped state is what the session carries on."""
     learning_rate: float = 0.1
     momentum: float = 0.0
@@ -128,7 +128,11 @@ PRESETS: Final = MappingProxyType(
             units=480, batch_size=48, dropout_hidden=0.2, learning_rate=0.07, sample_alpha=0.2
         ),
         "rees46": GRU4RecConfig(
-            units=512, batch_size=240, dropout_embedding=0.45, learning_rate=0.065
+            units=512,
+            batch_size=240,
+            dropout_embedding=0.45,
+            dropout_hidden=0.0,
+            learning_rate=0.065,
         ),
         "coveo": _bpr_max(512, 144, 0.35, 0.4, 0.2, bpreg=1.85, elu=1.0),
         "retailrocket": _bpr_max(224, 80, 0.5, 0.4, 0.4, hid=0.05, bpreg=1.95, elu=0.5),

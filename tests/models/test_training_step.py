@@ -19,7 +19,9 @@ SUPPORT = np.array([3, 1, 40, 7, 2, 9, 1, 5, 1, 1, 1])
 
 
 def config(**fields: object) -> GRU4RecConfig:
-    plain = GRU4RecConfig(units=UNITS, batch_size=BATCH, n_sample=5, learning_rate=0.05)
+    plain = GRU4RecConfig(
+        units=UNITS, batch_size=BATCH, n_sample=5, learning_rate=0.05, dropout_hidden=0.0
+    )
     return plain.changed(**fields)
 
 
