@@ -74,6 +74,7 @@ class TrainingEnvironment:
 
     def start(self) -> None:
         """Find an environment, or begin to make one."""
+        self._began = time.monotonic()
         if _can_train_here():
             self.python = Path(sys.executable)
         elif _is_ready(self.directory):

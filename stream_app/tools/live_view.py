@@ -74,8 +74,8 @@ class Display:
 
 
 def say(console: Console, text: str) -> None:
-    """A line as it is: no markup, no highlighting, no wrapping."""
-    console.print(Text(text), soft_wrap=True)
+    """A line as it is: no markup, no highlighting, and wrapped only where somebody looks."""
+    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 class ClickSample:
