@@ -25,6 +25,7 @@ from stream_app.demo.training_environment import CHILD as INSTALLER
 from stream_app.demo.training_environment import TrainingEnvironment, default_directory
 from stream_app.demo.training_log import TrainingLog
 from stream_app.demo.workspace import DATA_ROOT, Workspace
+from stream_app.files.click_files import detect_format
 from stream_app.settings import Settings
 from stream_app.tools import live_view
 from stream_app.tools.live_numbers import LiveNumbers
@@ -59,6 +60,8 @@ def run_demo(
     Whatever happens, no process is left.  Raises `ServiceAwayError` where a part that everything
     needs has failed, `InvariantError` where a click got lost.
     """
+    if options.data is not None and options.format is None:
+        detect_format(options.data)  # before anything is fetched or started for it
     workspace = Workspace(options.data_dir, keep=options.keep)
     try:
         with Children() as children:
