@@ -101,9 +101,10 @@ class Receiver(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for message in self._consumer.consume(1000, timeout=0.05):
-                if message.error() is None:
-                    self._take(message.value())
+            # One by one: `consume(n)` holds messages back until there are n or its time is up.
+            message = self._consumer.poll(0.5)
+            if message is not None and message.error() is None:
+                self._take(message.value())
 
     def _take(self, value: bytes) -> None:
         now = time.time()
