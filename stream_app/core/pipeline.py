@@ -159,7 +159,8 @@ def _decode(
             outcome.dead_letters.append(_dead_letter(record, error))
             outcome.outcomes["dead_lettered"] += 1
             continue
-        if click.event_type in rules.event_types or click.event_type == ERASE:
+        # A withdrawn consent counts on whatever event it arrives.
+        if click.event_type in rules.event_types or click.event_type == ERASE or not click.consent:
             clicks.append((record, click))
         else:
             outcome.outcomes["ignored_event_type"] += 1
@@ -187,6 +188,8 @@ def _fold(
             current[key] = outcome.states[key] = None
             if click.event_type == ERASE:
                 outcome.outcomes["ignored_erased"] += 1
+            elif click.event_type not in rules.event_types:
+                outcome.outcomes["ignored_event_type"] += 1
             else:
                 answers.append(_Answer(record, click, key, None, False, fallback="no_consent"))
             continue

@@ -52,7 +52,8 @@ class Reference:
             self.outcomes["dead_lettered"] += 1
             return
         kind = fields.get("event_type", "view_item")
-        if kind not in {"view_item", "erase"}:
+        withdrawn = fields.get("consent") is False
+        if kind not in {"view_item", "erase"} and not withdrawn:
             self.outcomes["ignored_event_type"] += 1
             return
         key = (record.partition, fields["session_id"])
@@ -64,8 +65,11 @@ class Reference:
             self.sessions.pop(key, None)
             self.outcomes["ignored_erased"] += 1
             return
-        if fields.get("consent") is False:
+        if withdrawn:
             self.sessions.pop(key, None)
+            if kind != "view_item":
+                self.outcomes["ignored_event_type"] += 1
+                return
             self._answer(record, scorer, self._popular(()), "no_consent")
             return
         session = self._follow(old, record.offset, fields)

@@ -378,6 +378,16 @@ def test_without_consent_nothing_is_kept_and_popularity_answers() -> None:
     assert outcome.judgements == {}
 
 
+def test_a_consent_withdrawn_on_an_event_that_is_no_click_removes_the_session() -> None:
+    run = Run()
+    run.batch(views("s0", "ab"), OLD_MODEL)
+    cart = view("s0", "b", 60_000, offset=2, consent=False, event_type="add_to_cart")
+    outcome = run.batch([cart], OLD_MODEL)
+    assert run.store.states == {}
+    assert outcome.recommendations == []
+    assert outcome.outcomes == {"ignored_event_type": 1}
+
+
 def test_a_withdrawn_consent_is_written_even_where_nothing_is_stored() -> None:
     """After a crash the changelog may still hold what RocksDB has dropped."""
     outcome = Run().batch([view(consent=False)], OLD_MODEL)
