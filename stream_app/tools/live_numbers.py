@@ -286,11 +286,12 @@ class LiveNumbers:
         if click.event_type == ERASE:
             self._sessions.pop(key, None)
             return "ignored_erased"
+        if not click.consent:
+            self._sessions.pop(key, None)
         if click.event_type not in self._rules.event_types:
             return "ignored_event_type"
         self._count_popularity(click, record.timestamp)
         if not click.consent:
-            self._sessions.pop(key, None)
             return "answered"
         before = self._sessions.get(key)
         state = advance(
