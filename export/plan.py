@@ -100,6 +100,29 @@ def plan_training(
     )
 
 
+def plan_refit(
+    settings: RetrainSettings, window: Window, division: Division, plan: Plan, judged: Checkpoint
+) -> Plan:
+    """Go on from the model that was judged, over the newest sessions and a spread of old ones.
+
+    The held-out slice is the freshest there is, and in a quiet night it may be hours long: a model that
+    never learned it would not even know the items that appeared meanwhile.
+    """
+    vocabulary = judged.vocabulary.extended(window.vocabulary.ids)
+    learn = to_learn(
+        window.sessions,
+        known_until_ms=division.cut_ms - 1,
+        replay_clicks=settings.replay_clicks,
+    )
+    return Plan(
+        vocabulary=vocabulary,
+        sessions=in_vocabulary_of(learn, window.vocabulary, vocabulary),
+        config=plan.config.changed(epochs=settings.warm_epochs),
+        start=judged,
+        retired=plan.retired,
+    )
+
+
 def _warm_epochs(clicks: int, settings: RetrainSettings) -> int:
     """As many passes as cost no more than `warm_epochs` over `replay_clicks`: a young log deserves more."""
     affordable = settings.warm_epochs * settings.replay_clicks // max(clicks, 1)

@@ -1,5 +1,8 @@
 """One retraining, from the click log to the live pointer: the only file that knows all steps.
 
+A candidate is trained on all but the newest sessions and judged on those; one that passes then learns
+them too, and is published.
+
 Killed at any point it leaves the registry as it was: everything is made in a scratch directory, a
 bundle is published by one rename, and the pointer moves last.
 """
@@ -32,11 +35,11 @@ from export.contenders import (
     as_metrics,
     rank_contenders,
 )
-from export.gate import TARGETS_MIN, Contender, Verdict, judge
+from export.gate import TARGETS_MIN, Contender, Verdict, allowed_loss, judge
 from export.parity import ParityReport, check_parity
-from export.plan import LiveModel, Plan, Say, find_live_model, plan_training
+from export.plan import LiveModel, Plan, Say, find_live_model, plan_refit, plan_training
 from export.report import RunReport, markdown, plot
-from export.window import Division, divide, in_vocabulary_of, read_newest
+from export.window import Division, Window, divide, in_vocabulary_of, read_newest
 from models.checkpoint import Checkpoint, all_finite
 from models.config import Item2VecConfig
 from models.item2vec import train_item2vec
@@ -48,6 +51,7 @@ from stream_app.adapters.releases import promote
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import RankingQuality
 from stream_app.core.statistics import MINUTE_MS
+from stream_app.evaluation.bundle_quality import evaluate_bundle
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundle
 from stream_app.files.registry import Registry
@@ -176,7 +180,53 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
         )
         quality = rank_contenders(trial, candidate, live.scorer if live else None)
     verdict = _judge(quality, training.checkpoint, candidate, live, plan, settings.gate_tolerance)
+    if verdict.passed:
+        fresh = _refit(run, window, division, plan, training, quality[CANDIDATE], live)
+        if fresh is not None:
+            content, parity = fresh
     return _finish(run, content, training, quality, verdict, parity, plan, live, division, sessions)
+
+
+def _refit(
+    run: Run,
+    window: Window,
+    division: Division,
+    plan: Plan,
+    judged: TrainingResult,
+    judged_quality: RankingQuality,
+    live: LiveModel | None,
+) -> tuple[BundleContent, ParityReport] | None:
+    """The judged model after the newest sessions too; None if that made it worse, or broke it.
+
+    It cannot be judged on unseen clicks any more.  What it has learned by heart must not rank lower than
+    before, though: that would be a training gone wrong, and the judged model is published as it is.
+    """
+    settings = run.settings.retrain
+    refit = plan_refit(settings, window, division, plan, judged.checkpoint)
+    with run.step("refit"):
+        training = train(
+            refit.sessions,
+            refit.vocabulary,
+            refit.config,
+            start=refit.start,
+            progress=run.progress,
+            threads=settings.threads,
+        )
+        everything = in_vocabulary_of(window.sessions, window.vocabulary, refit.vocabulary)
+        content = _content(run, training, refit, everything, live)
+        scorer, parity = _export(run, content, training.checkpoint)
+        held_out = in_vocabulary_of(division.held_out, window.vocabulary, refit.vocabulary)
+        recall = evaluate_bundle(scorer, held_out).recall_20
+    allowed = allowed_loss(
+        judged_quality.recall_20, judged_quality.targets, settings.gate_tolerance
+    )
+    # "not above", so that a NaN is refused as well.
+    if not (
+        recall >= judged_quality.recall_20 - allowed and all_finite(training.checkpoint.weights)
+    ):
+        run.say(f"the newest sessions made it worse (Recall@20 {recall:.4f}): published as judged")
+        return None
+    return content, parity
 
 
 def _finish(
@@ -211,8 +261,8 @@ def _finish(
         quality=quality,
         training=msgspec.convert(content.training, TrainingFacts),
         held_out_from_ms=division.cut_ms,
-        n_items=len(plan.vocabulary),
-        new_items=len(set(plan.vocabulary.ids) - known),
+        n_items=len(content.vocabulary),
+        new_items=len(set(content.vocabulary.ids) - known),
         retired_items=len(plan.retired),
         epoch_losses=training.checkpoint.record.epoch_losses,
         events_per_second=training.events_per_second,

@@ -21,8 +21,9 @@ from stream_app.adapters.instruments import RetrainInstruments
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote, read_latest
 from stream_app.core.errors import ConfigurationError
+from stream_app.core.metrics import quality_of_ranks
 from stream_app.files.bundle import open_bundle
-from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter
+from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter, read_window
 from stream_app.files.registry import Registry
 from stream_app.settings import RetrainSettings, Settings
 
@@ -128,6 +129,36 @@ def test_the_log_becomes_a_live_model_and_then_a_newer_one(shop: Shop) -> None:
     older = open_bundle(shop.registry.fetch(first.model_version))
     assert newer.vocabulary.ids[: len(older.vocabulary)] == older.vocabulary.ids
     assert len(newer.vocabulary) > len(older.vocabulary)
+
+
+def newest_click_ms(shop: Shop) -> int:
+    days = list(read_window(shop.settings.click_log))
+    return max(max(day["event_time_ms"].to_pylist()) for day in days)
+
+
+def test_what_is_published_has_learned_the_held_out_sessions_too(shop: Shop) -> None:
+    """In a quiet night the held-out slice is hours long, and a news site's items are new every hour."""
+    shop.clicks(400)
+    shop.clicks(40, n_items=90)
+    outcome = shop.retrain()
+    assert outcome.result == "published", outcome.reason
+    bundle = open_bundle(shop.registry.fetch(str(outcome.model_version)))
+    assert bundle.manifest.metrics["candidate"]["cold_targets"] > 0
+    assert max(int(item.removeprefix("item-")) for item in bundle.vocabulary.ids) > 65
+    assert bundle.manifest.training["last_event_ms"] == newest_click_ms(shop)
+
+
+def test_where_the_newest_sessions_make_it_worse_the_judged_model_is_published(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_right = quality_of_ranks(np.full(100, 10**6))
+    monkeypatch.setattr("export.retrain.evaluate_bundle", lambda *_: nothing_right)
+    shop.clicks(400)
+    outcome = shop.retrain()
+    assert outcome.result == "published"
+    manifest = shop.registry.manifest(str(outcome.model_version))
+    assert manifest.training["last_event_ms"] < newest_click_ms(shop) - 1000
+    assert shop.live == outcome.model_version
 
 
 def test_each_run_leaves_a_report_with_a_plot(shop: Shop) -> None:
