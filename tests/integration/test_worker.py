@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote
+from stream_app.core.codec import decode_state
 from stream_app.core.pipeline import ServingRules
 from stream_app.core.records import Recommendation
 from stream_app.files.registry import Registry
@@ -348,3 +349,43 @@ def test_too_few_partitions_are_refused_before_the_first_click(
     with worker("--set", f"topics.recommendations={narrow.recommendations}") as process:
         assert process.process.wait(timeout=30) == 2
         assert "they must be equal" in process.log
+
+
+def test_a_foreign_write_into_the_changelog_ends_the_worker_and_a_restart_mends_it(
+    settings: Settings, worker: Callable[..., NextclickProcess], tmp_path: Path
+) -> None:
+    """A worker that lost its partition wakes and writes an old record behind the newer ones.
+
+    The owner sees the gap in its own offsets and stops, acknowledging nothing more.  The next start keeps
+    the newer states, and sends them again, since compaction would keep what was written last.
+    """
+    scorer = publish_model(settings, tmp_path)
+    clicks = made_up_clicks(800)
+    servers, topic = settings.kafka.bootstrap_servers, settings.topics.sessions
+    first = worker()
+    first.wait_for_event("partitions_assigned")
+    produce(settings, clicks[:400])
+    assert_exact(settings, scorer, 400)
+    oldest: dict[tuple[int, bytes], bytes] = {}
+    for record in read_topic(servers, topic):
+        oldest.setdefault((record.partition, record.key), record.value)
+    zombie = Producer({"bootstrap.servers": servers})
+    for (partition, key), value in oldest.items():
+        zombie.produce(topic, key=key, value=value, partition=partition)
+    assert zombie.flush(10) == 0
+
+    produce(settings, clicks[400:])
+    assert first.process.wait(timeout=60) == 70
+    assert "another writer" in first.events("worker_ends")[0]["error"]
+
+    second = worker()
+    assert second.wait_for_event("partitions_assigned")["sent_again"] > 0
+    assert_exact(settings, scorer, 800)
+    newest: dict[tuple[int, bytes], bytes] = {}
+    for record in read_topic(servers, topic):
+        newest[record.partition, record.key] = record.value
+    states = stored_states(servers, topic)
+    assert {
+        (partition, key.decode()): decode_state(value)[0]
+        for (partition, key), value in newest.items()
+    } == states, "what compaction keeps is the newest state of every session"
