@@ -374,13 +374,15 @@ def test_a_foreign_write_into_the_changelog_ends_the_worker_and_a_restart_mends_
         zombie.produce(topic, key=key, value=value, partition=partition)
     assert zombie.flush(10) == 0
 
-    produce(settings, clicks[400:])
+    # One visitor goes on; the others' newest states are behind the old records unless they are sent again.
+    more = [click for click in clicks[400:] if click[0] == "session-1"]
+    produce(settings, more)
     assert first.process.wait(timeout=60) == 70
     assert "another writer" in first.events("worker_ends")[0]["error"]
 
     second = worker()
     assert second.wait_for_event("partitions_assigned")["sent_again"] > 0
-    assert_exact(settings, scorer, 800)
+    assert_exact(settings, scorer, 400 + len(more))
     newest: dict[tuple[int, bytes], bytes] = {}
     for record in read_topic(servers, topic):
         newest[record.partition, record.key] = record.value
