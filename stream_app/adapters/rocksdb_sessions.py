@@ -34,7 +34,7 @@ def _persisted_key(partition: int) -> bytes:
 class RocksSessions:
     """Session records of the partitions this worker owns (and, stale, of those it once owned).
 
-    States handed to `put_many` are visible at once, from an overlay; `write` makes them durable.
+    States handed to `stage` are visible at once, from an overlay; `write` makes them durable.
     The order of effects (outputs, then this, then the changelog) is the worker's business.
     """
 
@@ -82,9 +82,6 @@ class RocksSessions:
         missing = [_session_key(*key) for key in keys if key not in overlay]
         stored = iter(self._db.get(missing) if missing else ())
         return [self._decode(overlay[key] if key in overlay else next(stored)) for key in keys]
-
-    def put_many(self, states: Mapping[tuple[int, str], SessionState | None]) -> None:
-        self.stage(states)
 
     # -- the worker's two steps ----------------------------------------------------------------------
 

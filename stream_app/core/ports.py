@@ -35,12 +35,9 @@ class Scorer(Protocol):
 
 
 class SessionStore(Protocol):
-    """Where session states live between clicks, by (partition, session id)."""
+    """Where session states live between clicks, by (partition, session id).  Whoever owns it writes it."""
 
     def get_many(self, keys: Sequence[tuple[int, str]]) -> list[SessionState | None]: ...
-    def put_many(self, states: dict[tuple[int, str], SessionState | None]) -> None:
-        """None removes a session."""
-        ...
 
 
 class Popularity(Protocol):
