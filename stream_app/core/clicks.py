@@ -6,7 +6,7 @@ One decoder per format; a setting chooses.  So far there is JSON.
 import math
 import re
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeGuard
 
 import msgspec
 
@@ -30,16 +30,29 @@ class _WireClick(msgspec.Struct):
     """The JSON as producers may send it: numbers for ids, either kind of time, unknown fields."""
 
     item_id: str | int | float | None = None
+    """What was clicked.  Required, but not of an `erase` event."""
     event_time: str | int | float | None = None
+    """When the visitor clicked: RFC 3339 with a zone, or milliseconds since 1970.  Required; from the year 2000,
+    and at most `serving.event_time_ahead_hours_max` ahead of the time at which Kafka stored the message."""
     session_id: str | int | float | None = None
+    """Whose click it is.  This or `visitor_id` is required."""
     visitor_id: str | int | float | None = None
+    """Taken where there is no `session_id`: a long silence splits a visitor's clicks into sessions."""
     event_type: str | None = None
+    """`view_item` where it is missing.  Types in `serving.event_types` are answered, others archived;
+    `erase` removes the session everywhere."""
     event_id: str | int | float | None = None
+    """Names the event, so that one which a producer sends twice counts once."""
     user_id: str | int | float | None = None
+    """Goes into the click log, for analyses of your own."""
     recommendation_id: str | None = None
+    """The answer that showed the clicked item, if the shop knows.  Goes into the click log."""
     consent: bool | None = None
+    """false: no state is kept, what there was is removed, and popularity answers."""
     properties: msgspec.Raw = msgspec.Raw()
+    """Any JSON; goes into the click log as it is."""
     schema_version: int | None = None
+    """Of the producer's own schema; read by nobody so far."""
 
 
 _decoder: Final = msgspec.json.Decoder(_WireClick)
@@ -66,13 +79,17 @@ def decode_click(
     except RecursionError as error:
         raise BadRecordError("MalformedJson", "the value is nested too deeply") from error
 
-    session_id = _id(wire.session_id, "session_id") or _id(wire.visitor_id, "visitor_id")
+    session_id = wire.session_id
+    if not _is_plain_id(session_id):
+        session_id = _id(session_id, "session_id") or _id(wire.visitor_id, "visitor_id")
     if session_id is None:
         raise BadRecordError("MissingField", "neither session_id nor visitor_id is given")
     event_type = wire.event_type or VIEW_ITEM
     if len(event_type) > ID_BYTES_MAX:
         raise BadRecordError("BadId", f"event_type is longer than {ID_BYTES_MAX} characters")
-    item_id = _id(wire.item_id, "item_id")
+    item_id = wire.item_id
+    if not _is_plain_id(item_id):
+        item_id = _id(item_id, "item_id")
     if item_id is None:
         if event_type != ERASE:
             raise BadRecordError("MissingField", "item_id is not given")
@@ -82,8 +99,8 @@ def decode_click(
         item_id=ItemId(item_id),
         event_time_ms=_event_time_ms(wire.event_time, kafka_timestamp_ms, ahead_ms_max),
         event_type=event_type,
-        event_id=_id(wire.event_id, "event_id"),
-        user_id=_id(wire.user_id, "user_id"),
+        event_id=None if wire.event_id is None else _id(wire.event_id, "event_id"),
+        user_id=None if wire.user_id is None else _id(wire.user_id, "user_id"),
         recommendation_id=wire.recommendation_id,
         consent=wire.consent is not False,
         properties=wire.properties,
@@ -96,7 +113,7 @@ def encode_click(click: Click) -> bytes:
         "event_type": click.event_type,
         "event_time": click.event_time_ms,
         "session_id": click.session_id,
-        "item_id": click.item_id,
+        "item_id": click.item_id or None,  # an erase event has none
     }
     for name in ("event_id", "user_id", "recommendation_id"):
         value = getattr(click, name)
@@ -117,6 +134,11 @@ def _undecodable(value: bytes, error: Exception) -> BadRecordError:
             "NotUtf8", f"byte {not_utf8.start} of the value is not UTF-8: send JSON in UTF-8"
         )
     return BadRecordError("MalformedJson", f"the value is no JSON object: {error}")
+
+
+def _is_plain_id(value: object) -> TypeGuard[str]:
+    """A string too short to have too many bytes: nearly every id, so it is asked first."""
+    return type(value) is str and 0 < len(value) <= ID_BYTES_MAX // 4
 
 
 def _id(value: object, field: str) -> str | None:
@@ -149,7 +171,10 @@ def _event_time_ms(
 ) -> int:
     if value is None:
         raise BadRecordError("MissingField", "event_time is not given")
-    event_time_ms = _parse_rfc3339(value) if isinstance(value, str) else _whole_ms(value)
+    if type(value) is int:
+        event_time_ms = value
+    else:
+        event_time_ms = _parse_rfc3339(value) if isinstance(value, str) else _whole_ms(value)
     if event_time_ms < EVENT_TIME_MS_MIN:
         hint = "; it looks like seconds" if event_time_ms > 0 else ""
         raise BadRecordError(

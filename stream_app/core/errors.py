@@ -2,10 +2,13 @@
 
 NextclickError
 ├── ConfigurationError        a setting is wrong: exit 2, the message says which and what to write
+│   └── TopicsChangedError    the topics are not those we served: exit 2, no restart can mend it
 ├── ServiceAwayError          a needed service does not answer: exit 69
 ├── InvariantError            continuing would break a promise: exit 70, a supervisor restarts us
+│   └── StoreCorruptError     RocksDB is damaged: the next start puts it aside and restores
 ├── BadRecordError            one message is unusable: dead-letter it, carry on
 ├── StateDecodeError          stored session state is unreadable: refuse it, count it
+├── ForeignRecordError        stored session state of another click topic: refuse it, count it
 ├── ClickFileError            a click file cannot be read as the format says
 └── BundleError               a model may not be served: keep the live one, raise the alarm
     └── VocabularyMismatchError
@@ -26,6 +29,12 @@ class ConfigurationError(NextclickError):
     exit_status = 2
 
 
+class TopicsChangedError(ConfigurationError):
+    """The topics were recreated, repartitioned, or truncated under us.  The message says how to go on.
+
+    Status 2 like any configuration that cannot work, so that a supervisor does not restart for ever."""
+
+
 class ServiceAwayError(NextclickError):
     """A service we need (usually the broker) cannot be reached, or lacks what we need of it."""
 
@@ -34,6 +43,10 @@ class ServiceAwayError(NextclickError):
 
 class InvariantError(NextclickError):
     """A write failed or a promise would be broken.  The process ends; nothing was acknowledged."""
+
+
+class StoreCorruptError(InvariantError):
+    """RocksDB reads as damaged.  A mark is left, by which the next start puts it aside and restores."""
 
 
 class BadRecordError(NextclickError):
@@ -46,6 +59,14 @@ class BadRecordError(NextclickError):
 
 class StateDecodeError(NextclickError):
     """A stored session record is truncated, of an unknown version, or otherwise unreadable."""
+
+
+class ForeignRecordError(NextclickError):
+    """A stored session record belongs to another incarnation of the click topic."""
+
+    def __init__(self, topic_id: bytes) -> None:
+        super().__init__(f"a session record belongs to click topic id {topic_id.hex()}")
+        self.topic_id = topic_id
 
 
 class ClickFileError(NextclickError):

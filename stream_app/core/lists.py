@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.core.ports import Popularity
-from stream_app.core.ranking import SHOWN_MAX, hashes_of, unseen
-from stream_app.core.records import ScoredItem
+from stream_app.core.ranking import SHOWN_MAX, hashes_of, rank_in_shown, unseen
+from stream_app.core.records import ItemId, ScoredItem
 from stream_app.core.vocabulary import ItemVocabulary
 
 ShownList = tuple[list[ScoredItem], bytes]
@@ -27,17 +27,20 @@ class ModelLists:
         """scores (rounded), items: [n, k], best first; k is above `top_k` where seen items are left out."""
         self._scores, self._items = scores.tolist(), items.tolist()
         self._ids, self._top_k = vocabulary.ids, top_k
+        self._ranks = range(1, items.shape[1] + 1)
         self._hashes = vocabulary.hashes[items[:, :SHOWN_MAX]].astype("<u4", copy=False)
 
     def answer(self, row: int, seen: Collection[str] | None) -> ShownList:
         """seen: items to leave out, None for none."""
         ids = self._ids
-        items = [
-            ScoredItem(ids[index], score, rank)
-            for rank, (index, score) in enumerate(
-                zip(self._items[row], self._scores[row], strict=True), 1
+        items = list(
+            map(
+                ScoredItem,
+                [ids[index] for index in self._items[row]],
+                self._scores[row],
+                self._ranks,
             )
-        ]
+        )
         if seen is None:
             return items, self._hashes[row].tobytes()
         items = unseen(items, seen, self._top_k)
@@ -62,3 +65,13 @@ class PopularLists:
             items = list(self._popularity.top(self._top_k))
             self._plain = items, hashes_of(items)
         return self._plain
+
+    def rank(self, item_id: ItemId, seen: Collection[str] | None) -> int:
+        """Rank of the item in the list for everybody, 0 if it is not there, cut as a shown list is.
+
+        seen: items that nobody would have been shown, None for none.  They do not move others up: one
+        list does for the whole batch.
+        """
+        if seen is not None and item_id in seen:
+            return 0
+        return rank_in_shown(self.answer(None)[1], item_id)

@@ -1,11 +1,13 @@
 """What a model bundle says of itself: the contract between training and serving."""
 
+import math
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from stream_app.core.errors import BundleError
+from stream_app.core.records import UNREADABLE
 
 FORMAT_VERSION: Final = 1
 
@@ -25,12 +27,36 @@ class StateTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One tensor of the per-session model state, without the batch axis; zeros at a session's start."""
 
     name: str
+    """Input of both graphs by this name; `next_<name>` comes out of the step."""
     shape: tuple[int, ...]
+    """Without the batch axis."""
     dtype: Literal["float16", "float32"]
+    """As it is stored."""
 
     @property
     def size_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class Scoring(msgspec.Struct, frozen=True, kw_only=True):
+    """How `score.onnx` finds the best items.  The scores it gives are exact float32 in every case."""
+
+    method: str = "exact"
+    """`exact`, or one that chooses candidates by rounded scores and may miss an item."""
+    recall_20: float = 1.0
+    """Share of the exact best 20 that are listed, measured at export; equals stand for each other."""
+    states: int = 0
+    """Session states it was measured on; 0: exact, nothing to measure."""
+    measured_on: str = ""
+    """Whose states they were."""
+
+
+EXACT: Final = Scoring()
+QUANTISED: Final = "int8"
+CHUNKED: Final = "int8-chunked"
+"""Writes no scores of the whole catalogue down, so that its batches may be large."""
+CLUSTERED: Final = "clustered"
+"""Looks at a few clusters of like items only."""
 
 
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,15 +70,21 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     format_version: int = FORMAT_VERSION
+    """1; a bundle of another format is refused."""
     model_version: str
     """`<UTC time>-<4 hex digits>`, e.g. `20261124T111132Z-3f2a`: sorts by time, short in every record."""
     created_at: str
+    """RFC 3339, UTC."""
     architecture: str
     """For people: `gru4rec`, ...  The worker does not look at it."""
     hyperparameters: dict[str, Any] = {}
+    """For people, and for a warm start of the next training."""
     state: tuple[StateTensor, ...]
+    """What a session keeps between its clicks; a worker knows no more of a model's inside."""
     n_items: int
+    """Items in the vocabulary: rows of the score matrix."""
     vocabulary_sha256: str
+    """Checksum of `vocabulary.json`: the item of each row."""
     files: dict[str, str]
     """SHA-256 of every other file of the bundle, by name."""
     training: dict[str, Any] = {}
@@ -60,6 +92,9 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Any] = {}
     """Held-out quality of this model, the live one and popularity, as the gate saw it."""
     software: dict[str, str] = {}
+    """Versions that made it."""
+    scoring: Scoring = EXACT
+    """How the best items are found."""
 
     @property
     def state_size_bytes(self) -> int:
@@ -73,7 +108,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
         """Raises `BundleError` if it is no manifest or of a format this version does not know."""
         try:
             manifest = msgspec.json.decode(data, type=cls)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise BundleError(f"{MANIFEST_FILE} is unreadable: {error}") from error
         if manifest.format_version != FORMAT_VERSION:
             raise BundleError(
@@ -87,6 +122,8 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"{MANIFEST_FILE} declares a state of {manifest.state_size_bytes} bytes; a session "
                 f"record holds 1 to {STATE_SIZE_BYTES_MAX}: use fewer units, or float16"
             )
+        if any(size < 1 for tensor in manifest.state for size in tensor.shape):
+            raise BundleError(f"{MANIFEST_FILE} declares a state tensor with a size below 1")
         if not 0 < len(manifest.model_version.encode()) <= VERSION_BYTES_MAX:
             raise BundleError(
                 f"{MANIFEST_FILE}: a model version has 1 to {VERSION_BYTES_MAX} bytes, because every "

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
@@ -29,7 +30,7 @@ from stream_app.core.records import (
     ScoredItem,
     recommendation_id,
 )
-from stream_app.core.session import SessionLimits, SessionState, advance
+from stream_app.core.session import SessionLimits, SessionState, advance, removed_session
 
 SessionKey = tuple[int, str]
 """Partition and session id."""
@@ -45,6 +46,9 @@ class ClickRecord(Protocol):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
+
+
+DecodedClick = tuple[ClickRecord, Click]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +77,32 @@ class Judgement:
             self.reciprocal_rank += 1 / rank
 
 
+@dataclass(frozen=True, slots=True)
+class ListedItems:
+    """The lists of a batch as the model gave them, before anything that was seen is left out."""
+
+    model_version: str
+    n_items: int
+    """Size of the model's catalogue."""
+    item_indexes: NDArray[np.int64]
+    """[n_lists, top_k]."""
+
+
 @dataclass(slots=True)
 class BatchOutcome:
     recommendations: list[Recommendation] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    states: dict[SessionKey, SessionState | None] = field(default_factory=dict)
-    """What to write, redelivered sessions included (their changelog record may be lost); None removes."""
+    states: dict[SessionKey, SessionState] = field(default_factory=dict)
+    """What to write, redelivered sessions (their changelog record may be lost) and removed ones included."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """Clicks by outcome: recommended, dead_lettered, ignored_<reason>.  Sums to the batch's length."""
+    decoded: list[DecodedClick] = field(default_factory=list)
+    """The valid clicks that the rules let through, in the batch's order."""
     judgements: dict[str, Judgement] = field(default_factory=dict)
+    popularity_judgements: dict[str, Judgement] = field(default_factory=dict)
+    """What popularity, as it is now, would have scored on the very same clicks, by the same versions."""
+    listed: ListedItems | None = None
+    """None where no answer is the model's."""
     rebuilt_sessions: int = 0
     """Sessions whose model state was rebuilt because another model had made it."""
 
@@ -135,18 +156,18 @@ def recommend_batch(
     states are exact all the same).  now_ms: stamps the answers, and influences nothing else.
     """
     outcome = BatchOutcome()
-    clicks = _decode(records, rules, outcome)
+    clicks = outcome.decoded = _decode(records, rules, outcome)
     answers = _fold(clicks, store, scorer, rules, outcome)
     if newest_only:
         _supersede(answers)
-    model_states, model_lists = _ask_model(answers, scorer, rules)
+    model_states, model_lists = _ask_model(answers, scorer, rules, outcome)
     _finish(answers, model_states, model_lists, scorer, popularity, rules, outcome, now_ms)
     return outcome
 
 
 def _decode(
     records: Sequence[ClickRecord], rules: ServingRules, outcome: BatchOutcome
-) -> list[tuple[ClickRecord, Click]]:
+) -> list[DecodedClick]:
     clicks = []
     for record in records:
         try:
@@ -168,7 +189,7 @@ def _decode(
 
 
 def _fold(
-    clicks: list[tuple[ClickRecord, Click]],
+    clicks: list[DecodedClick],
     store: SessionStore,
     scorer: Scorer | None,
     rules: ServingRules,
@@ -185,7 +206,7 @@ def _fold(
         applied = before is not None and record.offset <= before.last_offset
         if (click.event_type == ERASE or not click.consent) and not applied:
             # Written even where nothing is stored: after a crash the changelog may still lack it.
-            current[key] = outcome.states[key] = None
+            current[key] = outcome.states[key] = removed_session(record.offset)
             if click.event_type == ERASE:
                 outcome.outcomes["ignored_erased"] += 1
             elif click.event_type not in rules.event_types:
@@ -197,6 +218,7 @@ def _fold(
         if isinstance(after, str):
             outcome.outcomes[f"ignored_{after}"] += 1
             if after == "redelivered":
+                assert before is not None
                 outcome.states.setdefault(key, before)
             continue
         current[key] = outcome.states[key] = after
@@ -244,7 +266,7 @@ def _supersede(answers: list[_Answer]) -> None:
 
 
 def _ask_model(
-    answers: list[_Answer], scorer: Scorer | None, rules: ServingRules
+    answers: list[_Answer], scorer: Scorer | None, rules: ServingRules, outcome: BatchOutcome
 ) -> tuple[dict[int, bytes], ModelLists | None]:
     """Model state after each answer's click (by `id` of the answer), and the lists of model answers."""
     if scorer is None:
@@ -263,6 +285,9 @@ def _ask_model(
     k = rules.top_k + (rules.limits.history_len_max if rules.filter_seen else 0)
     scores, items = scorer.top_k(rows[asked] if len(asked) < len(rows) else rows, k)
     lists = ModelLists(round_significant(scores), items, scorer.vocabulary, rules.top_k)
+    outcome.listed = ListedItems(
+        scorer.model_version, len(scorer.vocabulary), items[:, : rules.top_k]
+    )
     return states, lists
 
 
@@ -273,19 +298,18 @@ def _step_in_rounds(answers: list[_Answer], scorer: Scorer) -> StateRows:
     first, so that those still active are always the first rows.
     """
     tracks = list({id(a.track): a.track for a in answers if a.track is not None}.values())
+    if len(tracks) == len(answers) and all(len(t.item_indexes) == 1 for t in tracks):
+        return _step_once(tracks, scorer)
     tracks.sort(key=lambda track: -len(track.item_indexes))
     for row, track in enumerate(tracks):
         track.row = row
-    size = scorer.state_size_bytes
-    fresh = bytes(size)
-    joined = b"".join(track.start or fresh for track in tracks)
-    states: StateRows = np.frombuffer(joined, dtype=np.uint8).reshape(len(tracks), size).copy()
+    states = _start_states(tracks, scorer).copy()
 
     wanted: dict[int, list[tuple[int, int]]] = {}
     for position, answer in enumerate(answers):
         assert answer.track is not None
         wanted.setdefault(answer.steps_done, []).append((position, answer.track.row))
-    rows: StateRows = np.empty((len(answers), size), dtype=np.uint8)
+    rows: StateRows = np.empty((len(answers), scorer.state_size_bytes), dtype=np.uint8)
 
     def collect(steps_done: int) -> None:
         if steps_done in wanted:
@@ -301,6 +325,20 @@ def _step_in_rounds(answers: list[_Answer], scorer: Scorer) -> StateRows:
         states[:active] = scorer.step(states[:active], items)
         collect(step + 1)
     return rows
+
+
+def _step_once(tracks: list[_Track], scorer: Scorer) -> StateRows:
+    """The same where each answer has a session of its own with one new item: most batches."""
+    items = np.array([track.item_indexes[0] for track in tracks], dtype=np.int64)
+    return scorer.step(_start_states(tracks, scorer), items)
+
+
+def _start_states(tracks: list[_Track], scorer: Scorer) -> StateRows:
+    """Read-only: uint8 [n_tracks, state_size_bytes]."""
+    size = scorer.state_size_bytes
+    fresh = bytes(size)
+    joined = b"".join([track.start or fresh for track in tracks])
+    return np.frombuffer(joined, dtype=np.uint8).reshape(len(tracks), size)
 
 
 def _finish(
@@ -330,6 +368,9 @@ def _finish(
             if shown_version:
                 judgement = outcome.judgements.setdefault(shown_version, Judgement())
                 judgement.add(rank_in_shown(shown_hashes, answer.click.item_id))
+                beside = outcome.popularity_judgements.setdefault(shown_version, Judgement())
+                before = state.recent_item_ids[:-1] if rules.filter_seen else None
+                beside.add(popular.rank(answer.click.item_id, before))
             shown[key] = (b"", "")
         if answer.superseded:
             outcome.outcomes["ignored_superseded"] += 1
@@ -355,7 +396,7 @@ def _finish(
             )
     for key, state in finished.items():
         # An erasure or a withdrawn consent later in the batch has the last word.
-        if outcome.states[key] is not None:
+        if not outcome.states[key].is_removed:
             outcome.states[key] = state
 
 

@@ -13,24 +13,31 @@ SHOWN_MAX: Final = 20
 """A session remembers so many of the items it was shown; the live hit rate is cut there."""
 
 
+_POWERS_OF_TEN: Final = 10.0 ** np.arange(309)
+
+
 def round_significant(values: NDArray[np.floating], digits: int = 5) -> NDArray[np.float64]:
     """Round to significant digits, any shape.  17-digit floats would make up half of a record.
 
     The nearest, and short when printed, for magnitudes from 1e-18 (at 5 digits) to 1e22: beyond,
-    powers of ten are no exact floats.
+    powers of ten are no exact floats.  What is below 1e-300 becomes 0.
 
     >>> round_significant(np.array([123456.0, -0.00123456, 0.0])).tolist()
     [123460.0, -0.0012346, 0.0]
     """
     exact = np.asarray(values, dtype=np.float64)
-    magnitude = np.floor(np.log10(np.abs(exact), where=exact != 0, out=np.zeros_like(exact)))
-    decimals = digits - 1 - magnitude
+    size = np.abs(exact)
+    size[size == 0] = 1.0
+    decimals = digits - 1 - np.floor(np.log10(size)).astype(np.intp)
     # Dividing by a power of ten, not multiplying by its inexact inverse, gives the nearest float
     # of the short decimal, which is what prints short.
-    up = np.power(10.0, np.maximum(decimals, 0))
-    down = np.power(10.0, np.maximum(-decimals, 0))
-    rounded: NDArray[np.float64] = np.rint(exact / down * up) / up * down
-    return rounded
+    up = _POWERS_OF_TEN.take(np.maximum(decimals, 0), mode="clip")
+    if decimals.size == 0 or decimals.min() >= 0:
+        rounded: NDArray[np.float64] = np.rint(exact * up) / up
+        return rounded
+    down = _POWERS_OF_TEN.take(np.maximum(-decimals, 0), mode="clip")
+    rounded = np.rint(exact / down * up) / up
+    return rounded * down
 
 
 def unseen(items: Sequence[ScoredItem], seen: Collection[str], top_k: int) -> list[ScoredItem]:

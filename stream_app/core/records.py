@@ -11,11 +11,15 @@ VIEW_ITEM: Final = "view_item"
 ERASE: Final = "erase"
 """Event type that removes a session everywhere: state, changelog, click log."""
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON raises for bytes that are not what was asked for: others than msgspec's own errors
+come from bad UTF-8, and from fields that nobody asked for and that are nested a thousand deep."""
+
 NO_MODEL: Final = "none"
 """Label of answers given from popularity before any model was live (JSON: `model_version: null`)."""
 
 
-class Click(msgspec.Struct, frozen=True, kw_only=True):
+class Click(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One valid click.  All ids are non-empty strings."""
 
     session_id: str
@@ -33,30 +37,37 @@ class Click(msgspec.Struct, frozen=True, kw_only=True):
     """Whatever else the producer sent, as the JSON it was; empty where it sent nothing."""
 
 
-class ClickSource(msgspec.Struct, frozen=True):
+class ClickSource(msgspec.Struct, frozen=True, gc=False):
     """Where a click stands in Kafka; names it for ever."""
 
     topic: str
+    """The click topic."""
     partition: int
+    """From 0."""
     offset: int
+    """From 0."""
 
 
-class ScoredItem(msgspec.Struct, frozen=True):
+class ScoredItem(msgspec.Struct, frozen=True, gc=False):
     item_id: str
+    """What the shop calls it."""
     score: float
     """Rounded to 5 significant digits.  Comparable within one list only."""
     rank: int
     """From 1, best first."""
 
 
-class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer to one click, as the output topic carries it."""
 
     recommendation_id: str
     """`<topic>-<partition>-<offset>` of the click: the same click always has the same."""
     session_id: str
+    """The click's; where it had none, its `visitor_id`."""
     event_id: str | None = None
+    """The click's."""
     source: ClickSource
+    """Where the click stands."""
     model_version: str | None
     """None before the first model."""
     statistics_version: int | None
@@ -66,6 +77,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: int
     """From the click's Kafka timestamp to `generated_at`; never negative."""
     items: list[ScoredItem]
+    """Best first, `serving.top_k` at most."""
     fallback: str | None
     """None for the model's own answer, else why popularity answered."""
 

@@ -10,6 +10,10 @@ from stream_app.core.records import Click, ItemId
 
 IgnoredReason = Literal["redelivered", "duplicate", "rate_limited"]
 
+ChangelogRecord = tuple[str, bytes | None, int | None]
+"""A session as the changelog has it: its id, its record (None: removed), and for a removal the offset of
+the click that caused it, if it is known."""
+
 RATE_WINDOW_MS: Final = 60_000
 
 
@@ -53,7 +57,7 @@ class SessionLimits:
         return self.age_hours_max * 3_600_000
 
 
-class SessionState(msgspec.Struct, frozen=True, kw_only=True):
+class SessionState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known of one session after its last applied click."""
 
     last_offset: int
@@ -63,12 +67,15 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     last_event_ms: int
     """Latest event time seen; never runs backwards."""
     click_count: int
+    """0: the session was removed, by the click at `last_offset`."""
     window_start_ms: int
     """Start of the running minute in which clicks are counted against the bot limit."""
     window_clicks: int
+    """Clicks in it so far."""
     recent_item_ids: tuple[ItemId, ...]
     """Oldest first, the last is the last applied click's."""
     recent_event_hashes: tuple[int, ...] = ()
+    """`event_hash` of the last event ids, oldest first: who comes again is a duplicate."""
     shown_hashes: bytes = b""
     """`item_hash` of the items last recommended, best first, uint32 little-endian each."""
     shown_model_version: str = ""
@@ -76,6 +83,28 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str = ""
     """Model that made `model_state`; "" where no model has seen the session."""
     model_state: bytes = b""
+    """The tensors that the bundle's manifest declares, one after the other; empty where there are none yet."""
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether this only says that the session was removed, and by which click."""
+        return self.click_count == 0
+
+
+def removed_session(offset: int) -> SessionState:
+    """What is left of a session that the click at `offset` removed: that clicks up to it are applied.
+
+    Without it a crash before the commit would begin the session anew from its redelivered clicks.
+    """
+    return SessionState(
+        last_offset=offset,
+        start_ms=0,
+        last_event_ms=0,
+        click_count=0,
+        window_start_ms=0,
+        window_clicks=0,
+        recent_item_ids=(),
+    )
 
 
 def event_hash(event_id: str) -> int:
@@ -100,10 +129,10 @@ def advance(
     hashed: tuple[int, ...] = ()
     if click.event_id is not None and limits.event_ids_max:
         hashed = (event_hash(click.event_id),)
-    if state is None:
-        return _first(click, offset, hashed)
-    if offset <= state.last_offset:
+    if state is not None and offset <= state.last_offset:
         return "redelivered"
+    if state is None or state.is_removed:
+        return _first(click, offset, hashed)
     if hashed and hashed[0] in state.recent_event_hashes:
         return "duplicate"
     if (

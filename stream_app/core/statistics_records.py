@@ -15,16 +15,25 @@ Old markers are gathered in histories, because Kafka never merges what it compac
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 from stream_app.core.errors import BadRecordError
+from stream_app.core.records import UNREADABLE
 from stream_app.core.statistics import MINUTE_MS, Changes, DecayedCount
 
 ITEM_PREFIX: Final = b"item/"
 VERSION_PREFIX: Final = b"version/"
 HISTORY_PREFIX: Final = b"history/"
+HISTORY_BYTES_MAX: Final = 2**28
+"""Unpacked.  A week of versions at one a second is half of it; a kilobyte of zlib can claim far more."""
+
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Moment = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+"""Float arithmetic takes it without loss."""
+_Digits = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}$")]
 
 
 class ItemStatistic(msgspec.Struct, frozen=True):
@@ -32,8 +41,9 @@ class ItemStatistic(msgspec.Struct, frozen=True):
 
     version: int
     """The version it changed in."""
-    count: float
-    time: int
+    count: _Positive
+    """Decayed: a click counts half after `half_life_minutes`."""
+    time: _Moment
     """Of its newest click, ms since the epoch: the count is as of then."""
 
 
@@ -41,17 +51,20 @@ class VersionMarker(msgspec.Struct, frozen=True, kw_only=True):
     """The last record of a version: what exactly was counted."""
 
     version: int
+    """Counts up by one."""
     topic: str
     """The click topic."""
     topic_id: str
     """Hexadecimal; offsets mean nothing under another id."""
-    offsets: dict[str, int]
+    offsets: dict[_Digits, int]
     """Per partition (its number as text) the next offset to count; from the offsets of the version
     before to these are the clicks of this version."""
-    watermark: int | None
+    watermark: _Moment | None
     """Newest time counted, ms since the epoch."""
-    half_life_minutes: float
+    half_life_minutes: _Positive
+    """`statistics.half_life_minutes` as it was."""
     items_max: int
+    """`statistics.items_max` as it was."""
     total_count: float
     """Decayed count of all clicks at `watermark`."""
     clicks: int
@@ -63,7 +76,9 @@ class VersionMarker(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total(self) -> DecayedCount | None:
-        return None if self.watermark is None else DecayedCount(self.total_count, self.watermark)
+        if self.watermark is None or self.total_count <= 0:
+            return None
+        return DecayedCount(self.total_count, self.watermark)
 
     @property
     def half_life_ms(self) -> float:
@@ -93,6 +108,13 @@ class HistoryKey(NamedTuple):
 
 def item_key(item_id: str) -> bytes:
     return ITEM_PREFIX + item_id.encode()
+
+
+def _item_of(key: bytes) -> str:
+    try:
+        return key.removeprefix(ITEM_PREFIX).decode()
+    except UnicodeDecodeError as error:
+        raise BadRecordError("BadStatistic", f"no item's key: {key[:20]!r}") from error
 
 
 def version_key(version: int) -> bytes:
@@ -131,7 +153,7 @@ def decode_item(value: bytes) -> DecayedCount:
     """Raises `BadRecordError` for anything that is not an item's record."""
     try:
         item = _item_decoder.decode(value)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BadRecordError("BadStatistic", f"no item statistic: {error}") from error
     return DecayedCount(item.count, item.time)
 
@@ -140,15 +162,19 @@ def decode_marker(value: bytes) -> VersionMarker:
     """Raises `BadRecordError` for anything that is not a version's marker."""
     try:
         return _marker_decoder.decode(value)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BadRecordError("BadStatistic", f"no version marker: {error}") from error
 
 
 def decode_history(value: bytes) -> list[VersionMarker]:
     """Raises `BadRecordError` for anything that is not a history."""
     try:
-        return _history_decoder.decode(zlib.decompress(value))
-    except (zlib.error, msgspec.DecodeError) as error:
+        unpacking = zlib.decompressobj()
+        markers = unpacking.decompress(value, HISTORY_BYTES_MAX)
+        if not unpacking.eof:
+            raise BadRecordError("BadStatistic", "a history cut off, or too large to be one")
+        return _history_decoder.decode(markers)
+    except (zlib.error, *UNREADABLE) as error:
         raise BadRecordError("BadStatistic", f"no history of versions: {error}") from error
 
 
@@ -178,7 +204,7 @@ class StatisticsFold:
         if key is None:
             raise BadRecordError("BadStatistic", "a record without a key")
         if key.startswith(ITEM_PREFIX):
-            item_id = key.removeprefix(ITEM_PREFIX).decode()
+            item_id = _item_of(key)
             self._pending[item_id] = decode_item(value) if value is not None else None
             return None
         if key.startswith(HISTORY_PREFIX):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.core.errors import BundleError, VocabularyMismatchError
-from stream_app.core.records import ItemId
+from stream_app.core.records import UNREADABLE, ItemId
 
 
 def item_hash(item_id: str) -> int:
@@ -74,6 +74,6 @@ class ItemVocabulary:
             )
         try:
             ids = msgspec.json.decode(data, type=list[str])
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise BundleError(f"the vocabulary is no JSON array of item ids: {error}") from error
         return cls(ids)

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from stream_app.core.codec import applied_offset, decode_state, encode_state
-from stream_app.core.errors import StateDecodeError
+from stream_app.core.codec import (
+    applied_offset,
+    check_record,
+    decode_state,
+    encode_state,
+    idle_records,
+    last_event_ms,
+)
+from stream_app.core.errors import ForeignRecordError, StateDecodeError
 from stream_app.core.records import ItemId
 from stream_app.core.session import SessionState
 from tests.strategies import session_states
@@ -37,6 +44,8 @@ def test_any_state_comes_back_as_it_was(state: SessionState, topic_id: bytes) ->
     data = encode_state(state, topic_id)
     assert decode_state(data) == (state, topic_id)
     assert applied_offset(data) == state.last_offset
+    assert last_event_ms(data) == state.last_event_ms
+    assert check_record(data, topic_id) == state.last_offset
 
 
 @given(session_states(), topic_ids, st.data())
@@ -68,7 +77,14 @@ def test_a_garbled_record_is_refused_or_reads_as_a_state_that_writes_the_same_by
     try:
         found, found_topic_id = decode_state(bytes(garbled))
     except StateDecodeError:
+        with pytest.raises(StateDecodeError):
+            check_record(bytes(garbled), topic_id)
         return
+    if found_topic_id == topic_id:
+        assert check_record(bytes(garbled), topic_id) == found.last_offset
+    else:
+        with pytest.raises(ForeignRecordError):
+            check_record(bytes(garbled), topic_id)
     assert decode_state(encode_state(found, found_topic_id)) == (found, found_topic_id)
 
 
@@ -79,6 +95,11 @@ def test_arbitrary_bytes_raise_nothing_but_state_decode_error(data: bytes) -> No
             decode_state(candidate)
         with contextlib.suppress(StateDecodeError):
             applied_offset(candidate)
+        with contextlib.suppress(StateDecodeError):
+            last_event_ms(candidate)
+        with contextlib.suppress(StateDecodeError, ForeignRecordError):
+            check_record(candidate, bytes(16))
+        idle_records([candidate], before_ms=0)
 
 
 @given(session_states(), st.integers(0, 255))
@@ -104,3 +125,33 @@ def test_at_100_units_a_usual_session_stays_within_400_bytes() -> None:
 def test_item_ids_around_the_one_byte_length_come_back(size: int) -> None:
     state = msgspec.structs.replace(USUAL, recent_item_ids=(ItemId("x" * size), ItemId("b")))
     assert decode_state(encode_state(state, bytes(16)))[0] == state
+
+
+@pytest.mark.parametrize("length", range(-3, 4))
+def test_a_record_whose_lengths_do_not_add_up_is_refused(length: int) -> None:
+    """Sizes that overlap: a state that is longer than all that is left of the record, say."""
+    whole = encode_state(msgspec.structs.replace(USUAL, recent_item_ids=(ItemId("a"),)), bytes(16))
+    at = 52  # the model state's size, last of the header
+    size = int.from_bytes(whole[at : at + 2], "little")
+    assert size == 200
+    for other in (size + length, size + 2 + length, 65_535 + min(length, 0)):
+        garbled = whole[:at] + other.to_bytes(2, "little") + whole[at + 2 :]
+        if other == size:
+            continue
+        with pytest.raises(StateDecodeError):
+            decode_state(garbled)
+        with pytest.raises(StateDecodeError):
+            check_record(garbled, bytes(16))
+
+
+def test_idle_records_are_those_without_a_click_since_that_time() -> None:
+    moments = [5, 7, 6, 9]
+    records = [
+        encode_state(
+            msgspec.structs.replace(USUAL, start_ms=4, last_event_ms=moment, window_start_ms=4),
+            bytes(16),
+        )
+        for moment in moments
+    ]
+    assert idle_records(records, before_ms=7) == [0, 2]
+    assert idle_records([b"short", *records], before_ms=7) == [1, 3]

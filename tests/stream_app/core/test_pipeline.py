@@ -356,6 +356,29 @@ def test_the_answer_of_the_old_model_is_judged_under_its_own_version() -> None:
     assert run.judged["m1"].hits == 1
 
 
+def test_popularity_is_judged_by_the_very_clicks_that_judge_the_model() -> None:
+    run = Run(ServingRules(limits=TIGHT, top_k=3))
+    outcome = run.batch(views("s0", "abeb"), OLD_MODEL)
+    # Popularity says d, c, b: of the clicks b, e and b again it hits two, at rank 3.
+    assert outcome.judgements["m1"].predictions == 3
+    assert outcome.popularity_judgements == {"m1": Judgement(3, 2, 2 / 3)}
+
+
+def test_the_models_lists_are_told_as_item_indexes_and_popularitys_are_not() -> None:
+    run = Run(ServingRules(limits=TIGHT, top_k=3, filter_seen=True))
+    listed = run.batch([*views("s0", "ab"), *views("s1", "?", first_offset=2)], OLD_MODEL).listed
+    assert listed is not None
+    assert (listed.model_version, listed.n_items) == ("m1", len(OLD_MODEL.vocabulary))
+    assert listed.item_indexes.shape == (2, 3), "what is asked for beyond the list is no part of it"
+    assert run.batch(views("s2", "ab", first_offset=3), None).listed is None
+
+
+def test_popularity_gets_no_credit_for_what_it_would_have_left_out() -> None:
+    run = Run(ServingRules(limits=TIGHT, top_k=3, filter_seen=True))
+    outcome = run.batch(views("s0", "abeb"), OLD_MODEL)
+    assert outcome.popularity_judgements == {"m1": Judgement(3, 1, 1 / 3)}
+
+
 def test_a_session_of_unknown_items_gets_popularity_until_one_is_known() -> None:
     """All within one batch."""
     run, fresh = Run(), Run()
@@ -371,7 +394,7 @@ def test_without_consent_nothing_is_kept_and_popularity_answers() -> None:
     run = Run()
     run.batch(views("s0", "ab"), OLD_MODEL)
     outcome = run.batch([view("s0", "c", 60_000, offset=2, consent=False)], OLD_MODEL)
-    assert outcome.states == {(0, "s0"): None}
+    assert outcome.states[0, "s0"].is_removed
     assert run.store.states == {}
     assert run.said[-1].fallback == "no_consent"
     assert item_ids(run.said[-1]) == ["d", "c", "b"]
@@ -391,7 +414,7 @@ def test_a_consent_withdrawn_on_an_event_that_is_no_click_removes_the_session() 
 def test_a_withdrawn_consent_is_written_even_where_nothing_is_stored() -> None:
     """After a crash the changelog may still hold what RocksDB has dropped."""
     outcome = Run().batch([view(consent=False)], OLD_MODEL)
-    assert outcome.states == {(0, "s0"): None}
+    assert outcome.states[0, "s0"].is_removed
 
 
 def test_an_erasure_within_a_batch_ends_the_session_there() -> None:

@@ -37,6 +37,17 @@ def test_a_rounded_score_prints_short_and_is_the_nearest(values: list[float], di
         assert distance <= least * (1 + Decimal("1e-6")) + abs(Decimal(value)) * Decimal("1e-15")
 
 
+def test_a_score_next_to_nothing_is_nothing_and_not_nan() -> None:
+    """The share of an item that nobody clicked for six weeks, at a half-life of an hour."""
+    rounded = round_significant(
+        np.exp2(np.array([0.0, -980.0, -1010.0, -1060.0, -1074.0, -2000.0]))
+    )
+    assert rounded[0] == 1
+    assert rounded[1] > 0
+    assert rounded[3:].tolist() == [0, 0, 0]
+    assert np.isfinite(rounded).all()
+
+
 @given(st.lists(scores, min_size=1, max_size=8))
 def test_rounding_keeps_the_order_and_is_done_once(values: list[float]) -> None:
     ordered = np.sort(np.array(values, dtype=np.float32))
