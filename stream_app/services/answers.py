@@ -1,24 +1,19 @@
 """What answers are given from right now: the live model, and what is popular."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Final
 
 from stream_app.adapters.statistics_reader import StatisticsReader
-from stream_app.core.errors import BadRecordError
-from stream_app.core.pipeline import ClickRecord
-from stream_app.core.ports import Popularity, Scorer
-from stream_app.core.statistics import MINUTE_MS, CountedClick, LocalPopularity, countable
+from stream_app.core.pipeline import DecodedClick
+from stream_app.core.ports import Popularity
+from stream_app.core.statistics import MINUTE_MS, CountedClick, LocalPopularity, counted_time_ms
 from stream_app.services.live_model import LiveModel
+from stream_app.services.ports import Answers
 from stream_app.settings import Settings
 
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """One batch's worth: read once, so that no batch mixes two models or two statistics versions."""
-
-    scorer: Scorer | None
-    popularity: Popularity
+COUNT_SECONDS: Final = 1.0
+"""Own counts are ranked anew so often; ranking for every batch took a twentieth of a worker's time."""
 
 
 class LiveAnswers:
@@ -33,17 +28,33 @@ class LiveAnswers:
     ) -> None:
         self._live_model, self._statistics = live_model, statistics
         self._event_types = frozenset(settings.serving.event_types)
-        self._ahead_ms_max = settings.serving.event_time_ahead_hours_max * 3_600_000
         self._own = LocalPopularity(
             settings.statistics.half_life_minutes * MINUTE_MS, settings.statistics.items_max
         )
+        self._own_view: Popularity = self._own.fold(())
+        self._uncounted: list[CountedClick] = []
+        self._counted_at = -COUNT_SECONDS
 
-    def now(self, records: Sequence[ClickRecord]) -> Answers:
-        """What to answer these clicks from."""
+    def now(self) -> Answers:
+        """What to answer the next batch from."""
         popularity: Popularity = self._statistics.view()
         if popularity.version is None:
-            popularity = self._own.fold(self._countable(records))
+            popularity = self._own_view
         return Answers(self._live_model.scorer, popularity)
+
+    def learn(self, clicks: Sequence[DecodedClick]) -> None:
+        """Count clicks that were answered, for as long as there are no statistics but our own."""
+        if self._statistics.view().version is not None:
+            return
+        self._uncounted += [
+            CountedClick(click.item_id, counted_time_ms(click.event_time_ms, record.timestamp))
+            for record, click in clicks
+            if click.event_type in self._event_types
+        ]
+        if time.monotonic() - self._counted_at >= COUNT_SECONDS:
+            self._own_view = self._own.fold(self._uncounted)
+            self._uncounted = []
+            self._counted_at = time.monotonic()
 
     def wait_until_settled(self, seconds: float) -> bool:
         """Wait until the live model is loaded (or there is none) and the statistics are read."""
@@ -64,17 +75,3 @@ class LiveAnswers:
         if not self._live_model.is_settled:
             return False, "the newest release was not looked at yet"
         return True, "answering"
-
-    def _countable(self, records: Sequence[ClickRecord]) -> Iterator[CountedClick]:
-        for record in records:
-            try:
-                click = countable(
-                    record.value,
-                    kafka_timestamp_ms=record.timestamp,
-                    event_types=self._event_types,
-                    ahead_ms_max=self._ahead_ms_max,
-                )
-            except BadRecordError:
-                continue  # the pipeline meets it again, and dead-letters it
-            if click is not None:
-                yield click

@@ -6,25 +6,33 @@ missing or twice after a kill at any point, and a commit that fails costs nothin
 """
 
 import contextlib
+import errno
 import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
 from stream_app.adapters import http_endpoints
+from stream_app.adapters.disk_metrics import DiskMetrics
 from stream_app.adapters.instruments import ArchiveInstruments, process_registry
 from stream_app.adapters.kafka_clients import broker_errors, python_client_options
 from stream_app.adapters.kafka_topics import ensure_topics
 from stream_app.adapters.metric_labels import replace_partitions
 from stream_app.core.clicks import decode_click
-from stream_app.core.errors import BadRecordError, ConfigurationError, InvariantError
+from stream_app.core.errors import (
+    BadRecordError,
+    ConfigurationError,
+    InvariantError,
+    ServiceAwayError,
+)
 from stream_app.core.records import ERASE, Click
 from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter
 from stream_app.logging_setup import get_logger
@@ -37,23 +45,36 @@ BUFFER_BYTES_MAX: Final = 64 * 1024**2
 COMMIT_TIMEOUT_MS: Final = 10_000
 SESSION_TIMEOUT_MS: Final = 10_000
 """An archive that dies is missed after so long, and others take its partitions over."""
+IDLE_SECONDS: Final = 20.0
+"""Whoever owns nothing for so long joins the group anew: once in a hundred starts on a busy machine
+kafka-python 3.0.12 looks for its coordinator, or waits for its share, for ever."""
+IDLE_SECONDS_MAX: Final = 600.0
+"""And after twice the time again, up to this: an archive that is one too many disturbs the others so often."""
 HEALTHY_SECONDS: Final = 120.0
 """A turn of the loop, flush included, that takes longer is a hang."""
 
 log = get_logger("archive")
 
 
-def run_archive(settings: Settings) -> None:
+Checkpoint = Callable[[str], None]
+"""Called with the name of each step of a flush once it is done: those of `ClickLogWriter`, `committed`."""
+
+
+def run_archive(settings: Settings, *, checkpoint: Checkpoint = lambda _: None) -> None:
     """Run until SIGTERM or SIGINT, then write what is buffered and return.
 
-    Raises `ConfigurationError` (click log not writable, or of another topic), `ServiceAwayError`, or
-    `InvariantError` if a file cannot be written later on: nothing is committed then.
+    checkpoint: tests end the process there.  Raises `ConfigurationError` (click log not writable, or of
+    another topic), `ServiceAwayError` (no broker, no room), or `InvariantError` if a file cannot be
+    written later on: nothing is committed then.
     """
     # It warns of every fetch that takes 0.1 s to take apart, which on a busy machine is many.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     facts = ensure_topics(settings.kafka, settings.topics)[settings.topics.clicks]
     registry = process_registry()
-    archive = Archive(settings, ArchiveInstruments(registry), topic_id=facts.topic_id)
+    registry.register(DiskMetrics(click_log=settings.click_log))
+    archive = Archive(
+        settings, ArchiveInstruments(registry), topic_id=facts.topic_id, checkpoint=checkpoint
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -96,13 +117,19 @@ class Archive:
     """Consumes, buffers, flushes.  One thread runs it; the consumer's own thread calls the listener."""
 
     def __init__(
-        self, settings: Settings, instruments: ArchiveInstruments, *, topic_id: bytes
+        self,
+        settings: Settings,
+        instruments: ArchiveInstruments,
+        *,
+        topic_id: bytes,
+        checkpoint: Checkpoint = lambda _: None,
     ) -> None:
         self._settings = settings
         self._topic = settings.topics.clicks
         self._instruments = instruments
         self._ahead_ms_max = settings.serving.event_time_ahead_hours_max * 3_600_000
-        self._writer = _open_click_log(settings.click_log, topic_id)
+        self._done = checkpoint
+        self._writer = _open_click_log(settings.click_log, topic_id, checkpoint)
         self._owned: dict[int, _Buffer] = {}
         self._ownership = _Ownership()
         self._turned_at = time.monotonic()
@@ -120,6 +147,23 @@ class Archive:
         return seconds < HEALTHY_SECONDS, f"last turn of the loop {seconds:.1f} s ago"
 
     def run(self, stop: threading.Event) -> None:
+        patience = IDLE_SECONDS
+        while not stop.is_set():
+            consumer = self._join()
+            owned_at = time.monotonic()
+            try:
+                while not stop.is_set() and time.monotonic() - owned_at < patience:
+                    self._turn(consumer)
+                    if self._owned:
+                        owned_at, patience = time.monotonic(), IDLE_SECONDS
+                self._flush(consumer, [p for p, b in self._owned.items() if not b.is_empty])
+            finally:
+                consumer.close(autocommit=False)
+            if not stop.is_set():
+                log.warning("nothing_assigned", seconds=patience, note="joining the group anew")
+                patience = min(2 * patience, IDLE_SECONDS_MAX)
+
+    def _join(self) -> KafkaConsumer:
         consumer = KafkaConsumer(
             **python_client_options(self._settings.kafka),
             group_id=f"{self._settings.kafka.group_id}-archive",
@@ -128,13 +172,12 @@ class Archive:
             max_poll_records=POLL_RECORDS_MAX,
             session_timeout_ms=SESSION_TIMEOUT_MS,
         )
-        try:
-            consumer.subscribe([self._topic], listener=self._ownership)
-            while not stop.is_set():
-                self._turn(consumer)
-            self._flush(consumer, [p for p, buffer in self._owned.items() if not buffer.is_empty])
-        finally:
-            consumer.close(autocommit=False)
+        # kafka-python 3.0.12 asks for no topic while it connects.  An answer to that which comes as the
+        # group is formed hides the topic from the leader, who shares out nothing, for good: what it knows
+        # before and after is the same.  So that answer has to be in first.
+        consumer.partitions_for_topic(self._topic)
+        consumer.subscribe([self._topic], listener=self._ownership)
+        return consumer
 
     def _turn(self, consumer: KafkaConsumer) -> None:
         polled = consumer.poll(timeout_ms=POLL_MS)
@@ -254,6 +297,7 @@ class Archive:
             consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
         except KafkaError as error:
             log.warning("commit_failed", error=repr(error), note="the files count; nothing is lost")
+        self._done("committed")
 
     def _measure(self, consumer: KafkaConsumer) -> None:
         lag = {}
@@ -335,8 +379,7 @@ def rows_of(topic: str, partition: int, rows: list[tuple[int, int, Click]]) -> p
         columns["user_id"].append(click.user_id if consent else None)
         columns["recommendation_id"].append(click.recommendation_id if consent else None)
         columns["consent"].append(consent)
-        properties = bytes(click.properties).decode() if consent and click.properties else None
-        columns["properties"].append(properties)
+        columns["properties"].append(_text(click.properties) if consent else None)
     size = len(rows)
     topics = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), size), [topic])
     arrays = [topics, pa.repeat(pa.scalar(partition, pa.int32()), size)]
@@ -344,11 +387,21 @@ def rows_of(topic: str, partition: int, rows: list[tuple[int, int, Click]]) -> p
     return pa.Table.from_arrays(arrays, schema=LOG_COLUMNS)
 
 
-def _open_click_log(root: str, topic_id: bytes) -> ClickLogWriter:
-    writer = ClickLogWriter(root, topic_id=topic_id)
+def _text(raw: msgspec.Raw) -> str | None:
+    """Properties are passed through unread, so only here it shows that they are not UTF-8."""
+    return bytes(raw).decode(errors="replace") if raw else None
+
+
+def _open_click_log(root: str, topic_id: bytes, checkpoint: Checkpoint) -> ClickLogWriter:
+    writer = ClickLogWriter(root, topic_id=topic_id, checkpoint=checkpoint)
     try:
         writer.check_writable()
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ServiceAwayError(
+                f"click_log {root} is full ({error.strerror}): free space, or set another directory or URL "
+                "(--click-log); nothing is lost, the clicks wait on the topic"
+            ) from error
         raise ConfigurationError(
             f"click_log {root} cannot be written ({error.strerror or error}): mend its permissions, or "
             "set another directory or URL (--click-log)"

@@ -1,5 +1,6 @@
 """Following releases with real bundles in a real registry; only the topic is played."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,65 @@ def test_a_damaged_bundle_leaves_the_live_model(
     assert version_of(live) == good.model_version
 
 
+def _renamed(registry: Registry, version: str, **fields: object) -> str:
+    """The version under another name, its manifest changed."""
+    directory = Path(registry.url) / version
+    other = directory.rename(directory.with_name("other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | fields))
+    return other.name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"model_version": "other", "created_at": "yesterday"}],
+    ids=["another model under that name", "made at no time"],
+)
+def test_a_model_that_is_not_what_was_promoted_is_refused(
+    live: LiveModel,
+    topic: PlayedTopic,
+    registry: Registry,
+    publish: Callable[..., str],
+    swaps: list[str],
+    fields: dict[str, object],
+) -> None:
+    """An answer that names a version under which its model cannot be found is worth nothing."""
+    good = first_release(publish(1), "test")
+    topic.coming.append(good)
+    live.start()
+    live.wait_until_settled(10)
+    topic.coming.append(good.promoted(_renamed(registry, publish(2), **fields), "test"))
+    wait_until("it was looked at", lambda: len(swaps) == 2)
+    assert swaps == ["swapped", "refused"]
+    assert version_of(live) == good.model_version
+
+
+def test_a_failure_nobody_foresaw_is_a_refusal_and_is_not_tried_for_ever(
+    live: LiveModel,
+    topic: PlayedTopic,
+    publish: Callable[..., str],
+    swaps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream_app.services.live_model.RETRY_SECONDS", 0.01)
+    good = first_release(publish(1), "test")
+    topic.coming.append(good)
+    live.start()
+    live.wait_until_settled(10)
+
+    def exhausted(_: object) -> None:
+        raise MemoryError("no room for that")
+
+    monkeypatch.setattr("stream_app.services.live_model.OnnxScorer.of", exhausted)
+    topic.coming.append(good.promoted(publish(2), "test"))
+    wait_until("it was looked at", lambda: len(swaps) == 2)
+    monkeypatch.undo()
+    third = good.promoted(publish(3), "test")
+    topic.coming.append(third)
+    wait_until("the third is live", lambda: version_of(live) == third.model_version)
+    assert swaps == ["swapped", "refused", "swapped"]
+
+
 def test_a_worker_that_starts_with_a_damaged_release_takes_the_one_before(
     live: LiveModel, topic: PlayedTopic, publish: Callable[..., str], swaps: list[str]
 ) -> None:
@@ -122,6 +182,7 @@ def test_a_worker_that_starts_with_a_damaged_release_takes_the_one_before(
     assert live.wait_until_settled(10)
     assert version_of(live) == good.model_version
     assert swaps == ["refused", "swapped"]
+    assert live.refuses_release, "what answers is not what was promoted"
 
 
 def test_a_broker_or_registry_away_is_asked_again(
