@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ class ClickFeed:
         self._waiting = 0
         self._in_flight = 0
         self._committable: dict[int, int] = {}
+        self._positions: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
         self._changed = asyncio.Event()
 
     @property
@@ -94,7 +96,38 @@ class ClickFeed:
     def pop_committable(self) -> dict[int, int]:
         """Offsets to commit, by partition, since the last call."""
         offsets, self._committable = self._committable, {}
+        self._positions.update(offsets)
         return offsets
+
+    def committed(self, offsets: Mapping[int, int]) -> None:
+        """The group has taken these."""
+        self._committed.update({p: o for p, o in offsets.items() if p in self._committed})
+
+    def put_back(self, offsets: Mapping[int, int]) -> None:
+        """These could not be committed: offer them again, unless newer ones are there.
+
+        What a rebalance has overtaken is not: the partition is another's, or was, and is further on.
+        """
+        positions = self._positions
+        ours = {p: o for p, o in offsets.items() if p in positions and o >= positions[p]}
+        self._committable = {**ours, **self._committable}
+
+    def begin_at(self, offsets: Mapping[int, int]) -> None:
+        """Partitions are ours from now on, and their clicks are read from these offsets on.
+
+        What was finished before, and could not be committed, is forgotten: the partition may have been
+        another worker's meanwhile, and its commits may be further on.
+        """
+        self._positions, self._committed = dict(offsets), dict(offsets)
+        self._committable = {}
+
+    def position(self, partition: int) -> int | None:
+        """Offset up to which a partition's clicks are done and offered for commit; None: not ours."""
+        return self._positions.get(partition)
+
+    def committed_until(self, partition: int) -> int | None:
+        """Offset up to which the group has taken our commits: none of those clicks comes again."""
+        return self._committed.get(partition)
 
     async def drain(self) -> None:
         """Begin the next epoch: forget what waits, and wait until nothing is in flight."""

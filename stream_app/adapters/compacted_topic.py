@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.partitioner.default import murmur2
 
 from stream_app.adapters.kafka_clients import KafkaConnection, broker_errors, python_client_options
 from stream_app.core.errors import ConfigurationError, ServiceAwayError
@@ -23,7 +24,7 @@ _FETCH_BYTES: Final = 4 * 1024**2
 class CompactedTopic:
     """All partitions of one topic, from the beginning.  A context manager; connects when entered.
 
-    committed_only: records of open and aborted transactions are not seen.  newest: only so many from
+    of_key: only the partition that records of this key go to.  committed_only: records of open and aborted transactions are not seen.  newest: only so many from
     the end of each partition (fewer where transactions or compaction left gaps).  Records are kafka-python's
     (`key`, `value` (None: a tombstone), `partition`, `offset`, `timestamp`, `headers`).
 
@@ -37,8 +38,9 @@ class CompactedTopic:
         *,
         committed_only: bool = False,
         newest: int | None = None,
+        of_key: bytes | None = None,
     ) -> None:
-        self._kafka = kafka
+        self._kafka, self._of_key = kafka, of_key
         self._newest = newest
         self.topic = topic
         self._isolation = "read_committed" if committed_only else "read_uncommitted"
@@ -59,6 +61,9 @@ class CompactedTopic:
             )
             try:
                 self._partitions = _partitions_of(consumer, self.topic)
+                if self._of_key is not None:
+                    number = murmur2(self._of_key) & 0x7FFFFFFF
+                    self._partitions = [self._partitions[number % len(self._partitions)]]
                 consumer.assign(self._partitions)
                 consumer.seek_to_beginning(*self._partitions)
                 if self._newest is not None:

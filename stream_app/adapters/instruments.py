@@ -5,6 +5,7 @@ says what to do when the metric moves.
 """
 
 import time
+from collections import Counter as Counted
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -19,7 +20,10 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from stream_app.adapters.batch_histogram import BatchHistogram
 from stream_app.adapters.metric_labels import ModelVersionLabels, replace_partitions
+from stream_app.adapters.model_instruments import ModelInstruments
+from stream_app.adapters.session_instruments import SessionInstruments
 from stream_app.core.pipeline import BatchOutcome
 
 LATENCY_BUCKETS: Final = (
@@ -49,6 +53,8 @@ class WorkerInstruments:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.sessions = SessionInstruments(registry)
+        self.model = ModelInstruments(registry)
         self.clicks = Counter(
             "nextclick_clicks",
             "Clicks by what became of them: recommended, dead_lettered or ignored_<reason>; they sum to "
@@ -56,6 +62,9 @@ class WorkerInstruments:
             ["outcome"],
             registry=registry,
         )
+        # From zero on: the first of a series that begins with it is no increase to Prometheus.
+        for outcome in ("recommended", "dead_lettered"):
+            self.clicks.labels(outcome)
         self.recommendations = Counter(
             "nextclick_recommendations",
             "Answers by model and fallback (empty: the model's own). unknown_item rising: retrain, the "
@@ -63,7 +72,7 @@ class WorkerInstruments:
             ["model_version", "fallback"],
             registry=registry,
         )
-        self.click_to_recommendation = Histogram(
+        self.click_to_recommendation = BatchHistogram(
             "nextclick_click_to_recommendation_seconds",
             "From the click's Kafka timestamp to its answer. Rising with the lag: add workers or "
             "partitions; rising without: look at the stages.",
@@ -103,15 +112,33 @@ class WorkerInstruments:
             ["error"],
             registry=registry,
         )
+        self.lost_clicks = Counter(
+            "nextclick_lost_clicks",
+            "Clicks that Kafka deleted before they were read; the log names partition and offsets. Any: "
+            "give the click topic a longer retention than your longest outage, or add workers.",
+            registry=registry,
+        )
         self.restored_sessions = Counter(
             "nextclick_restored_sessions",
             "Sessions read back from the changelog after a start or a rebalance. Often more than after "
             "deployments: workers come and go, look at their logs.",
             registry=registry,
         )
+        self.healed_records = Counter(
+            "nextclick_healed_changelog_records",
+            "Foreign records in the changelog that were overwritten by the owner's. A few after a worker was "
+            "frozen are normal; going on: something else writes to the sessions topic, find and stop it.",
+            registry=registry,
+        )
         self.restore_duration = Gauge(
             "nextclick_restore_duration_seconds",
             "How long the last restore took; clicks wait for so long. Long: keep data_dir across restarts.",
+            registry=registry,
+        )
+        self.restore_running = Gauge(
+            "nextclick_restore_running",
+            "1 while sessions are read back from the changelog, and their clicks wait. 1 for minutes: look "
+            "at the broker, and at the disk under data_dir.",
             registry=registry,
         )
         self.rebuilt_sessions = Counter(
@@ -137,6 +164,14 @@ class WorkerInstruments:
             ["result"],
             registry=registry,
         )
+        for result in ("live", "refused"):
+            self.model_swaps.labels(result)
+        self.release_refused = Gauge(
+            "nextclick_release_refused",
+            "1 while the promoted model was refused and another one answers. See the log for the check it "
+            "failed; mend and publish it again, or promote another with `nextclick models promote`.",
+            registry=registry,
+        )
         self.live_predictions = Counter(
             "nextclick_live_predictions",
             "Answers judged by the session's next click.",
@@ -153,6 +188,20 @@ class WorkerInstruments:
         self.live_reciprocal_rank = Counter(
             "nextclick_live_reciprocal_rank",
             "Sum of 1/rank of the hits; over predictions it is the live MRR@20.",
+            ["model_version"],
+            registry=registry,
+        )
+        self.live_popularity_hits = Counter(
+            "nextclick_live_popularity_hits",
+            "What popularity would have hit of the clicks that judged this model's answers. Above the "
+            "model's own hits: it is worse than no model; roll back, and look at `nextclick retrain`.",
+            ["model_version"],
+            registry=registry,
+        )
+        self.live_popularity_reciprocal_rank = Counter(
+            "nextclick_live_popularity_reciprocal_rank",
+            "Sum of 1/rank of those; over nextclick_live_predictions it is popularity's MRR@20 on the same "
+            "clicks.",
             ["model_version"],
             registry=registry,
         )
@@ -177,6 +226,8 @@ class WorkerInstruments:
             self.live_predictions,
             self.live_hits,
             self.live_reciprocal_rank,
+            self.live_popularity_hits,
+            self.live_popularity_reciprocal_rank,
         )
         self.model_age.set_function(self._model_age_seconds)
         self._model_made_at: float | None = None
@@ -195,6 +246,8 @@ class WorkerInstruments:
         self.batch_clicks.observe(clicks)
         self.stage_duration.labels("compute").observe(seconds)
         self.rebuilt_sessions.inc(outcome.rebuilt_sessions)
+        if outcome.listed is not None:
+            self.model.listed(outcome.listed)
 
     def delivered(self, outcome: BatchOutcome) -> None:
         """The answers of a batch are on the topic: count its clicks."""
@@ -203,14 +256,21 @@ class WorkerInstruments:
         for letter in outcome.dead_letters:
             self.dead_letters.labels(letter.error).inc()
         label = self.model_versions.value
-        for answer in outcome.recommendations:
-            self.recommendations.labels(label(answer.model_version), answer.fallback or "").inc()
-            self.click_to_recommendation.observe(answer.latency_ms / 1000)
-        for version, judgement in outcome.judgements.items():
-            name = label(version)
+        answers = Counted((a.model_version, a.fallback) for a in outcome.recommendations)
+        for (version, fallback), count in answers.items():
+            self.recommendations.labels(label(version), fallback or "").inc(count)
+        self.click_to_recommendation.observe_all(
+            [answer.latency_ms / 1000 for answer in outcome.recommendations]
+        )
+        for judged, judgement in outcome.judgements.items():
+            name = label(judged)
             self.live_predictions.labels(name).inc(judgement.predictions)
             self.live_hits.labels(name).inc(judgement.hits)
             self.live_reciprocal_rank.labels(name).inc(judgement.reciprocal_rank)
+        for judged, judgement in outcome.popularity_judgements.items():
+            name = label(judged)
+            self.live_popularity_hits.labels(name).inc(judgement.hits)
+            self.live_popularity_reciprocal_rank.labels(name).inc(judgement.reciprocal_rank)
 
     def lag(self, by_partition: Mapping[int, int], waiting: int) -> None:
         """Clicks not yet done, of the partitions we own; others are removed."""
@@ -221,11 +281,17 @@ class WorkerInstruments:
         self.restored_sessions.inc(sessions)
         self.restore_duration.set(seconds)
 
+    def healed(self, records: int) -> None:
+        """So many records of another writer were overwritten."""
+        self.healed_records.inc(records)
+
     def expired(self, sessions: int) -> None:
         self.expired_sessions.inc(sessions)
 
     def ready(self, *, restored: bool) -> None:
+        """restored: our sessions are up to date; else they are being read back."""
         self.is_ready.set(restored)
+        self.restore_running.set(not restored)
 
     def swapped(
         self, version: str | None, *, made_at: float | None, candidate: str | None = None
@@ -350,65 +416,3 @@ class ArchiveInstruments:
             "Clicks that retention deleted before they were archived. Any: lengthen the retention.",
             registry=registry,
         )
-
-
-class RetrainInstruments:
-    """The retraining job's metrics."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.runs = Counter(
-            "nextclick_retrain_runs",
-            "Runs by result: published, gated, waiting (too few sessions), failed. gated often: read the "
-            "report; failed: read the log.",
-            ["result"],
-            registry=registry,
-        )
-        self.step_duration = Gauge(
-            "nextclick_retrain_step_duration_seconds",
-            "Last run, by step (read, train, item2vec, evaluate, export, publish). Longer than the "
-            "interval in sum: fewer epochs, a shorter window, or a longer interval.",
-            ["step"],
-            registry=registry,
-        )
-        self.last_success = Gauge(
-            "nextclick_retrain_last_success_timestamp_seconds",
-            "When a model was last published. Older than three intervals: look at the runs.",
-            registry=registry,
-        )
-        self.running = Gauge(
-            "nextclick_retrain_running",
-            "1 while a run is on. 1 for hours: it hangs, restart it; nothing is lost.",
-            registry=registry,
-        )
-        self.training_sessions = Gauge(
-            "nextclick_retrain_sessions",
-            "Sessions of the last training window. Falling: look at the archive.",
-            registry=registry,
-        )
-        self.training_rate = Gauge(
-            "nextclick_retrain_events_per_second",
-            "Training speed of the last run. Falling: the machine is busy.",
-            registry=registry,
-        )
-        self.recall = Gauge(
-            "nextclick_retrain_recall_20",
-            "Recall@20 on the held-out slice in the last run, by contender: candidate, live, popularity. "
-            "Candidate below popularity: too few clicks, or a broken log.",
-            ["contender"],
-            registry=registry,
-        )
-        self.mrr = Gauge(
-            "nextclick_retrain_mrr_20",
-            "MRR@20 on the held-out slice in the last run, by contender.",
-            ["contender"],
-            registry=registry,
-        )
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time one step of a run."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.step_duration.labels(name).set(time.perf_counter() - began)

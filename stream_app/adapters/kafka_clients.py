@@ -7,9 +7,9 @@ the same facts from one place, and both fail with the same message when no broke
 import logging
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -86,7 +86,36 @@ def _tidy_client() -> type[Any]:
 
 def aio_client_options(kafka: KafkaConnection) -> dict[str, Any]:
     """Keyword arguments for any client of aiokafka; same errors."""
+    mend_aiokafka()
     return _common_options(kafka)
+
+
+@cache
+def mend_aiokafka() -> None:
+    """Let aiokafka's connections take uvloop's word for a connection that is gone.
+
+    Writing to a transport that was reset a moment ago is an OSError or nothing with asyncio, and a
+    RuntimeError with uvloop.  aiokafka 0.14 expects only the former: the latter ends the task that fetches,
+    and its consumer reads nothing more, without a word.
+    """
+    from aiokafka.conn import AIOKafkaConnection, CloseReason  # noqa: PLC0415 - as above
+    from aiokafka.errors import KafkaConnectionError, KafkaError  # noqa: PLC0415
+
+    def mended(write: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(write)
+        def write_or_break(connection: Any, *arguments: Any, **options: Any) -> Any:
+            try:
+                return write(connection, *arguments, **options)
+            except KafkaError:  # which is a RuntimeError too
+                raise
+            except RuntimeError as error:
+                connection.close(reason=CloseReason.CONNECTION_BROKEN)
+                raise KafkaConnectionError(f"connection broken: {error}") from error
+
+        return write_or_break
+
+    for name in ("send", "_send_sasl_token"):
+        setattr(AIOKafkaConnection, name, mended(getattr(AIOKafkaConnection, name)))
 
 
 def _common_options(kafka: KafkaConnection) -> dict[str, Any]:
@@ -191,18 +220,22 @@ class _Silence(logging.Handler):
         super().__init__()
         self._guard = threading.Lock()
         self._inside = 0
-        self.refused = self.hung_up = False
+        self.refused = self.hung_up = self.untrusted = self.wants_certificate = False
         """What was heard since the first thread came in."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         self.refused = self.refused or any(name in text for name in _AUTHENTICATION)
+        self.untrusted = self.untrusted or "CERTIFICATE_VERIFY_FAILED" in text
+        self.wants_certificate = self.wants_certificate or any(
+            alert in text for alert in ("ALERT_CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE")
+        )
         self.hung_up = self.hung_up or "socket disconnected" in text or "Handshake failed" in text
 
     def __enter__(self) -> None:
         with self._guard:
             if self._inside == 0:
-                self.refused = self.hung_up = False
+                self.refused = self.hung_up = self.untrusted = self.wants_certificate = False
                 for logger in map(logging.getLogger, ("kafka", "aiokafka")):
                     logger.addHandler(self)
                     logger.propagate = False
@@ -218,6 +251,11 @@ class _Silence(logging.Handler):
 
 
 _silence: Final = _Silence()
+
+
+def clients_held_back() -> AbstractContextManager[None]:
+    """Hold back both clients' log lines inside the block, in any number of threads."""
+    return _silence
 
 
 @contextmanager
@@ -266,6 +304,16 @@ def explain(kafka: KafkaConnection, error: BaseException) -> str | None:
 
 def _no_connection(kafka: KafkaConnection) -> str:
     where = kafka.bootstrap_servers
+    if _silence.untrusted:
+        return (
+            f"the certificate of the broker at {where} is signed by nobody we trust, or for another name: "
+            "set kafka.ssl_cafile to the certificate of its authority (PEM)"
+        )
+    if _silence.wants_certificate:
+        return (
+            f"the broker at {where} wants a certificate of us that it trusts: set kafka.ssl_certfile and "
+            "kafka.ssl_keyfile (PEM)"
+        )
     # A broker that does not like a password often hangs up before it says so.
     if _silence.refused or (_silence.hung_up and kafka.security_protocol.startswith("SASL")):
         return _refused(kafka)

@@ -1,13 +1,16 @@
 """The topics on the broker: what they must look like, creating them, finding what is wrong with them."""
 
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Final, Protocol
 
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.errors import KafkaError, for_code
+from kafka.protocol.metadata import MetadataRequest
 
 from stream_app.adapters.kafka_clients import (
     KafkaConnection,
@@ -19,19 +22,30 @@ from stream_app.core.errors import ConfigurationError, ServiceAwayError
 MEBIBYTE: Final = 1024**2
 MESSAGE_BYTES_DEFAULT: Final = 1_048_588
 """Kafka's own limit where a topic sets none."""
+NEW_TOPICS_SECONDS: Final = 10.0
+"""So long new topics may take to be known to all brokers; it takes some milliseconds."""
 DEAD_LETTER_ROOM_BYTES: Final = 64 * 1024
 """A dead letter is the largest click and our headers."""
 
 _ALREADY_EXISTS: Final = 36
 _UNKNOWN_TOPIC: Final = 3
+_BROKERS_CLOCK: Final = {"message.timestamp.type": "LogAppendTime"}
+"""The topics we write carry the broker's time.  A broker refuses a record whose time is an hour ahead of
+its own, which would end a worker whose clock is wrong, and deletes one of long ago."""
 _COMPACTED: Final = {
+    **_BROKERS_CLOCK,
     "cleanup.policy": "compact",
     # The newest segment is never compacted, and a reader starts from all of it.
     "segment.bytes": str(32 * MEBIBYTE),
     "min.cleanable.dirty.ratio": "0.2",
 }
 
-
+_SESSIONS: Final = {
+    **_COMPACTED,
+    # A stale worker's late record must be found and mended before compaction keeps it: the owner looks
+    # every 10 s, and a supervisor may take a minute to bring an owner back.
+    "min.compaction.lag.ms": str(300_000),
+}
 _STATISTICS: Final = {
     **_COMPACTED,
     # Written every few seconds for ever and read whole by each worker that starts: clean it often.
@@ -102,6 +116,15 @@ class TopicFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Incarnation:
+    """What may not change under a topic's name while it is in use."""
+
+    topic_id: bytes
+    """16 bytes; another one under the same name means that it was deleted and made anew."""
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicProblem:
     """What is wrong, in words that say what to do; `missing` is what to create, if that is it."""
 
@@ -117,15 +140,15 @@ def plan_topics(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> list[
     dead_letter_bytes = max(2 * MEBIBYTE, click_bytes + DEAD_LETTER_ROOM_BYTES)
     plans = [
         TopicPlan(topics.clicks, partitions, topics.replication),
-        TopicPlan(topics.recommendations, partitions, topics.replication),
+        TopicPlan(topics.recommendations, partitions, topics.replication, _BROKERS_CLOCK),
         TopicPlan(
             topics.dead_letters,
             partitions,
             topics.replication,
-            {"max.message.bytes": str(dead_letter_bytes)},
+            {**_BROKERS_CLOCK, "max.message.bytes": str(dead_letter_bytes)},
         ),
         TopicPlan(topics.releases, 1, topics.replication, _COMPACTED),
-        TopicPlan(topics.sessions, partitions, topics.replication, _COMPACTED),
+        TopicPlan(topics.sessions, partitions, topics.replication, _SESSIONS),
         TopicPlan(topics.statistics, 1, topics.replication, _STATISTICS),
     ]
     if topics.replication >= 3:
@@ -218,14 +241,21 @@ def admin_client(kafka: KafkaConnection) -> Iterator[KafkaAdminClient]:
             admin.close()
 
 
-def describe(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, TopicFacts]:
-    """Facts of those topics that exist, by name."""
-    found: dict[str, dict[str, Any]] = {}
+def incarnations(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, Incarnation]:
+    """Ids and partition counts of those topics that exist, by name; one request, never creates any."""
+    found: dict[str, Incarnation] = {}
     for entry in admin.describe_topics(list(dict.fromkeys(names))):
         if entry["error_code"] == 0:
-            found[entry["name"]] = entry
+            topic_id = uuid.UUID(str(entry["topic_id"])).bytes
+            found[entry["name"]] = Incarnation(topic_id, len(entry["partitions"]))
         elif entry["error_code"] != _UNKNOWN_TOPIC:
             raise for_code(entry["error_code"])(entry["name"])
+    return found
+
+
+def describe(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, TopicFacts]:
+    """Facts of those topics that exist, by name."""
+    found = incarnations(admin, names)
     if not found:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, _CONFIGS_READ) for name in found]
@@ -233,11 +263,11 @@ def describe(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, TopicFa
     return {
         name: TopicFacts(
             name=name,
-            topic_id=uuid.UUID(str(entry["topic_id"])).bytes,
-            partitions=len(entry["partitions"]),
+            topic_id=incarnation.topic_id,
+            partitions=incarnation.partitions,
             configs={key: facts["value"] for key, facts in configs.get(name, {}).items()},
         )
-        for name, entry in found.items()
+        for name, incarnation in found.items()
     }
 
 
@@ -301,11 +331,45 @@ def create_topics(kafka: KafkaConnection, topics: TopicNames) -> list[TopicPlan]
         }
         if refused:
             raise ConfigurationError(_refusal(kafka, missing, refused))
-        try:
-            admin.wait_for_topics([plan.name for plan in missing])
-        except KafkaError as error:
-            raise ServiceAwayError(f"the new topics have no leader yet: {error}") from error
+        _wait_until_known_everywhere(admin, [plan.name for plan in missing])
         return missing
+
+
+def _wait_until_known_everywhere(admin: KafkaAdminClient, names: list[str]) -> None:
+    """Until every broker knows the new topics, with a leader for each partition.
+
+    A client asks any broker; one that has not heard of a topic yet says that there is none, and a worker
+    would end with "topic is missing" moments after it was made.
+    """
+    deadline = time.monotonic() + NEW_TOPICS_SECONDS
+    behind = {int(broker["broker_id"]) for broker in admin.describe_cluster()["brokers"]}
+    while behind:
+        behind = {node for node in behind if not _has_heard_of(admin, node, names)}
+        if behind and time.monotonic() > deadline:
+            raise ServiceAwayError(
+                f"brokers {sorted(behind)} do not know the new topics after {NEW_TOPICS_SECONDS:.0f} s: "
+                "see whether they are well, and start again"
+            )
+        if behind:
+            time.sleep(0.05)
+
+
+def _has_heard_of(admin: KafkaAdminClient, node: int, names: list[str]) -> bool:
+    """Whether that broker says that each topic has a leader for every partition."""
+    request = MetadataRequest(
+        topics=[MetadataRequest.MetadataRequestTopic(name=name) for name in names],
+        allow_auto_topic_creation=False,
+    )
+    try:
+        # kafka-python asks a broker of its own choice wherever it is not told; only this call can be told.
+        answer = admin._manager.run(partial(admin._manager.send, request, node_id=node))  # noqa: SLF001
+    except KafkaError:
+        return False
+    return all(
+        topic.error_code == 0
+        and all(p.error_code == 0 and p.leader_id >= 0 for p in topic.partitions)
+        for topic in answer.topics
+    )
 
 
 def ensure_topics(kafka: KafkaConnection, topics: TopicNames) -> dict[str, TopicFacts]:

@@ -24,6 +24,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from stream_app.adapters.kafka_clients import clients_held_back
 from stream_app.adapters.kafka_distribution import (
     BASE_FLAGS,
     QUICK_FLAGS,
@@ -75,6 +76,7 @@ class LocalKafka:
     port: 0 takes a free one.  settings: more lines for server.properties.  quick: JVM flags for a
     fast start and little memory, instead of the JVM's defaults.  detached: the broker survives this
     process (`nextclick broker start`); otherwise it ends with us, even if we are killed.
+    cluster_id: where several nodes are to be one cluster (`settings` name the others), the same for all.
     client_options: what the ready check needs to connect where `settings` ask for credentials.
     """
 
@@ -86,6 +88,7 @@ class LocalKafka:
         settings: Mapping[str, str] | None = None,
         quick: bool = True,
         detached: bool = False,
+        cluster_id: str = "",
         client_options: Mapping[str, Any] | None = None,
         say: Say = lambda _: None,
     ) -> None:
@@ -96,6 +99,7 @@ class LocalKafka:
         self._extra = dict(settings or {})
         self._flags = (*BASE_FLAGS, *(QUICK_FLAGS if quick else ()))
         self._detached = detached
+        self._cluster_id = cluster_id or new_cluster_id()
         self._client_options = dict(client_options or {})
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,7 +141,8 @@ class LocalKafka:
                 f"--data-dir {self.data_dir}`, or give another --data-dir"
             )
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            # It holds every click, and settings may name a password.
+            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.log_file.touch()
         except OSError as error:
             raise ConfigurationError(
@@ -264,8 +269,7 @@ class LocalKafka:
 
     def _format(self, kafka: Distribution, properties: Path, flags: tuple[str, ...]) -> None:
         quiet = tuple(flag for flag in flags if not flag.startswith("-XX:AOTCacheOutput"))
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ("format", f"--cluster-id={cluster_id}", "--config", str(properties))
+        arguments = ("format", f"--cluster-id={self._cluster_id}", "--config", str(properties))
         outcome = subprocess.run(
             kafka.command("kafka.tools.StorageTool", *arguments, flags=quiet),
             capture_output=True,
@@ -334,6 +338,7 @@ class LocalKafka:
         # Java properties: a backslash escapes, so it must be doubled; a space needs nothing.
         lines = [f"{name}={value}".replace("\\", "\\\\") for name, value in settings.items()]
         path = self.data_dir / "server.properties"
+        path.touch(mode=0o600)
         path.write_text("\n".join(lines) + "\n")
         return path
 
@@ -355,28 +360,29 @@ class LocalKafka:
             return ""
 
 
+def new_cluster_id() -> str:
+    """A random cluster id in Kafka's own form: 16 bytes, URL-safe base64, 22 characters."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
 def _answers(bootstrap_servers: str, options: Mapping[str, Any]) -> bool:
     """Whether a broker answers a metadata request there, with itself as a live node."""
     host, _, port = bootstrap_servers.rpartition(":")
-    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        logger = logging.getLogger("kafka")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
+    with (
+        suppress(OSError, KafkaError),
+        socket.create_connection((host, int(port)), timeout=1),
+        clients_held_back(),
+    ):
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap_servers,
+            bootstrap_timeout_ms=2_000,
+            reconnect_backoff_max_ms=100,
+            **options,
+        )
         try:
-            admin = KafkaAdminClient(
-                bootstrap_servers=bootstrap_servers,
-                bootstrap_timeout_ms=2_000,
-                reconnect_backoff_max_ms=100,
-                **options,
-            )
-            try:
-                return len(admin.describe_cluster()["brokers"]) > 0
-            finally:
-                admin.close()
-        except KafkaError:
-            return False
+            return len(admin.describe_cluster()["brokers"]) > 0
         finally:
-            logger.setLevel(level)
+            admin.close()
     return False
 
 

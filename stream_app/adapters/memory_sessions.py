@@ -12,9 +12,10 @@ class MemorySessions:
     def get_many(self, keys: Sequence[tuple[int, str]]) -> list[SessionState | None]:
         return [self.states.get(key) for key in keys]
 
-    def put_many(self, states: dict[tuple[int, str], SessionState | None]) -> None:
+    def put_many(self, states: dict[tuple[int, str], SessionState]) -> None:
+        """Removed sessions leave nothing behind: who reads a file meets no click twice."""
         for key, state in states.items():
-            if state is None:
+            if state.is_removed:
                 self.states.pop(key, None)
             else:
                 self.states[key] = state

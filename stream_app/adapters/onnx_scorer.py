@@ -1,6 +1,6 @@
 """The live model: `Scorer` over the two ONNX graphs of a bundle, on one core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -9,15 +9,25 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from stream_app.core.errors import BundleError
-from stream_app.core.manifest import ModelManifest, StateTensor
+from stream_app.core.manifest import CHUNKED, CLUSTERED, ModelManifest, StateTensor
 from stream_app.core.ports import StateRows
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.bundle import Bundle, open_bundle
 
-SCORES_MAX: Final = 2**22
-"""Scores held at once (16 MB).  Larger batches are scored in slices, which changes no bit of them."""
+SCORES_TOGETHER: Final = 2**19
+"""Scores written down at once, 2 MB: about what a core's own cache holds.  Larger batches are scored in
+slices, which changes no bit of them."""
+ROWS_TOGETHER: Final = range(16, 129)
+"""Fewer rows at once do not pay for reading the item matrix; more are no faster, whatever they write."""
+
+_ROWS_OF_CLUSTERS: Final = 16
+"""Each row gathers half a megabyte of its own, so more rows only crowd each other out of the cache."""
+PLACES_TOGETHER: Final = 2**13
+"""Places of lists filled at once: for each, up to 60 kB of candidates are gathered."""
 
 _PROBE_ROWS: Final = 37
+_PROBE_K: Final = (1, 1000)
+"""Lengths of lists tried beside the usual 20: a wide one meets the padding of the item matrix, if any."""
 _MULTIPLES: Final = (1, 4, 16)
 
 
@@ -32,12 +42,15 @@ class OnnxScorer:
         """Use `load`, which also probes."""
         self._manifest = bundle.manifest
         self._vocabulary = bundle.vocabulary
+        self.bundle_bytes = bundle.size_bytes
+        """All files of the bundle together."""
         self._fields = _Fields(bundle.manifest.state)
         self._step = _session(bundle, bundle.step)
         self._score = _session(bundle, bundle.score)
         self._step_outputs = [f"next_{tensor.name}" for tensor in bundle.manifest.state]
-        self._rows_max = max(1, SCORES_MAX // bundle.manifest.n_items)
+        self._rows_max = rows_together(bundle.manifest.n_items, bundle.manifest.scoring.method)
         self._multiple = 1
+        self._k = np.array([20], dtype=np.int64)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -87,7 +100,7 @@ class OnnxScorer:
     def top_k(self, states: StateRows, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Best `min(k, n_items)` items of each row, equals in the order of their index."""
         k = min(k, self._manifest.n_items)
-        rows = self._rows_max
+        rows = min(self._rows_max, max(1, PLACES_TOGETHER // k))
         if 0 < len(states) <= rows:
             return self._top_k_slice(states, k)
         parts = [self._top_k_slice(states[i : i + rows], k) for i in range(0, len(states), rows)]
@@ -116,7 +129,9 @@ class OnnxScorer:
         if padding:
             states = np.pad(states, ((0, padding), (0, 0)))
         feed = self._fields.split(states)
-        feed["k"] = np.array([k], dtype=np.int64)
+        if self._k[0] != k:
+            self._k = np.array([k], dtype=np.int64)
+        feed["k"] = self._k
         scores, items = self._score.run(["scores", "items"], feed)
         return scores[:n], items[:n]
 
@@ -128,24 +143,20 @@ class OnnxScorer:
         try:
             once = self.step(fresh, indexes)
             twice = self.step(once, indexes[::-1])
-            scores, items = self.top_k(twice, 20)
+            lists = [(*self.top_k(twice, 20), 20)]
+            lists += [(*self.top_k(twice[:3], k), k) for k in _PROBE_K]
         except Exception as error:
             if not _is_runtime_error(error):
                 raise
             raise _failed_probe(directory, f"it cannot be run ({error})") from error
-        values = [*self._fields.split(once).values(), *self._fields.split(twice).values(), scores]
-        if not all(np.isfinite(value).all() for value in values):
+        states = [*self._fields.split(once).values(), *self._fields.split(twice).values()]
+        if not all(np.isfinite(value).all() for value in states):
             raise _failed_probe(directory, "it gives NaN or infinity")
         if not once.any() or np.array_equal(once, twice):
             raise _failed_probe(directory, "a click does not change the state")
-        if items.shape != (_PROBE_ROWS, min(20, n_items)) or items.shape != scores.shape:
-            raise _failed_probe(directory, f"a list has the shape {list(items.shape)}")
-        if items.min() < 0 or items.max() >= n_items:
-            raise _failed_probe(directory, "it recommends items outside the vocabulary")
-        if any(len(set(row)) < len(row) for row in items.tolist()):
-            raise _failed_probe(directory, "it recommends an item twice")
-        if (np.diff(scores, axis=1) > 0).any():
-            raise _failed_probe(directory, "its lists are not in the order of their scores")
+        for scores, items, k in lists:
+            for problem in _list_problems(scores, items, k=min(k, n_items), n_items=n_items):
+                raise _failed_probe(directory, problem)
         self._multiple = self._stable_multiple(directory, once, indexes)
 
     def _stable_multiple(
@@ -166,6 +177,36 @@ class OnnxScorer:
         raise _failed_probe(
             directory, "its answers depend on the other clicks of a batch on this processor"
         )
+
+
+def _list_problems(
+    scores: NDArray[np.float32], items: NDArray[np.int64], *, k: int, n_items: int
+) -> Iterator[str]:
+    """What is wrong with lists of `k` items each, worst first."""
+    if items.shape != scores.shape or items.shape[1:] != (k,):
+        yield f"a list has the shape {list(items.shape)}"
+        return
+    if not np.isfinite(scores).all():
+        yield "it gives NaN or infinity"
+    if items.min() < 0 or items.max() >= n_items:
+        yield "it recommends items outside the vocabulary"
+    if any(len(set(row)) < len(row) for row in items.tolist()):
+        yield "it recommends an item twice"
+    fall, rise = np.diff(scores, axis=1), np.diff(items, axis=1)
+    if (fall > 0).any():
+        yield "its lists are not in the order of their scores"
+    if ((fall == 0) & (rise < 0)).any():
+        yield "its lists do not put equals in the order of their item index"
+
+
+def rows_together(n_items: int, method: str) -> int:
+    """Rows best scored at once, by `Scoring.method`: what they write down is to stay in the cache."""
+    least, most = ROWS_TOGETHER.start, ROWS_TOGETHER.stop - 1
+    if method == CHUNKED:
+        return most
+    if method == CLUSTERED:
+        return _ROWS_OF_CLUSTERS
+    return min(max(SCORES_TOGETHER // n_items, least), most)
 
 
 def rows_are_independent(results: Callable[[slice], tuple[NDArray[Any], ...]], n_rows: int) -> bool:
@@ -211,6 +252,9 @@ def _session(bundle: Bundle, graph: bytes) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Told by its bytes, a file could be an ONNX model to us, who check it, and another one in ONNX Runtime's
+    # own format to ONNX Runtime, which runs it.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 3  # errors; they reach us as exceptions as well
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

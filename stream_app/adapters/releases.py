@@ -17,12 +17,16 @@ from stream_app.adapters.kafka_clients import (
     broker_errors,
     python_client_options,
 )
-from stream_app.core.errors import ConfigurationError, ServiceAwayError
+from stream_app.core.errors import BadRecordError, ConfigurationError, ServiceAwayError
+from stream_app.core.records import UNREADABLE
+from stream_app.logging_setup import get_logger
 
 LIVE_KEY: Final = b"live"
 HISTORY_MAX: Final = 20
 """So many rollbacks in a row are possible."""
 _READ_SECONDS_MAX: Final = 30.0
+
+log = get_logger("releases")
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,9 +180,10 @@ class ReleaseFollower:
             if record.key != LIVE_KEY or record.value is None:
                 continue
             try:
-                newest = msgspec.json.decode(record.value, type=Release)
-            except msgspec.DecodeError:
+                newest = decode_release(record.value)
+            except BadRecordError as error:
                 self.skipped += 1
+                log.warning("release_unreadable", offset=record.offset, error=str(error))
         return newest
 
     @contextmanager
@@ -189,6 +194,14 @@ class ReleaseFollower:
         except ServiceAwayError:
             self.close()  # the next read connects anew, and reads the pointer from the beginning
             raise
+
+
+def decode_release(value: bytes) -> Release:
+    """Raises `BadRecordError` for anything that is no release."""
+    try:
+        return msgspec.json.decode(value, type=Release)
+    except UNREADABLE as error:
+        raise BadRecordError("BadRelease", f"no release: {error}") from error
 
 
 def _require_topic(consumer: Any, topic: str) -> None:

@@ -119,3 +119,37 @@ def test_the_consumer_waits_while_the_feed_is_full() -> None:
         await waiting
 
     asyncio.run(run())
+
+
+def finish(feed: ClickFeed, partition: int, *offsets: int) -> None:
+    async def run() -> None:
+        feed.offer(feed.epoch, partition, records(*offsets))
+        feed.finished(await feed.take(len(offsets), hurry=hurry()))
+
+    asyncio.run(run())
+
+
+def test_only_what_the_group_has_taken_counts_as_committed() -> None:
+    feed = ClickFeed()
+    feed.begin_at({0: 5})
+    finish(feed, 0, 5, 6)
+    offsets = feed.pop_committable()
+    assert (feed.position(0), feed.committed_until(0)) == (7, 5)
+    feed.put_back(offsets)
+    assert feed.committed_until(0) == 5
+    assert feed.pop_committable() == {0: 7}
+    feed.committed(offsets)
+    assert feed.committed_until(0) == 7
+
+
+def test_offsets_that_a_rebalance_has_overtaken_are_not_offered_again() -> None:
+    """The commit was under way when the partition went to another, who committed further on."""
+    feed = ClickFeed()
+    feed.begin_at({0: 0, 1: 0})
+    finish(feed, 0, 0, 1, 2)
+    offsets = feed.pop_committable()
+    feed.begin_at({0: 11})
+    feed.put_back(offsets)
+    assert feed.pop_committable() == {}
+    feed.committed({1: 9})
+    assert feed.committed_until(1) is None

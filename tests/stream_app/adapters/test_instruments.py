@@ -5,12 +5,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from stream_app.adapters.instruments import (
     ArchiveInstruments,
-    RetrainInstruments,
     StatisticsInstruments,
     WorkerInstruments,
     process_registry,
 )
 from stream_app.adapters.metric_labels import EARLIER_MODEL
+from stream_app.adapters.retrain_instruments import RetrainInstruments
 from stream_app.core.pipeline import BatchOutcome, Judgement
 from stream_app.core.records import ClickSource, Recommendation
 
@@ -27,6 +27,8 @@ CONTRACT = {
     "nextclick_live_predictions": {"model_version"},
     "nextclick_live_hits": {"model_version"},
     "nextclick_live_reciprocal_rank": {"model_version"},
+    "nextclick_live_popularity_hits": {"model_version"},
+    "nextclick_live_popularity_reciprocal_rank": {"model_version"},
 }
 
 
@@ -49,6 +51,7 @@ def outcome_of(*versions: str | None) -> BatchOutcome:
     outcome.outcomes["recommended"] = len(versions)
     for version in versions:
         outcome.judgements.setdefault(version or "none", Judgement()).add(2)
+        outcome.popularity_judgements.setdefault(version or "none", Judgement()).add(4)
     return outcome
 
 
@@ -112,6 +115,29 @@ def test_live_hits_and_reciprocal_ranks_add_up_per_model(registry):
     assert value("nextclick_live_hits_total", "v1") == 3
     assert value("nextclick_live_reciprocal_rank_total", "v1") == pytest.approx(1.5)
     assert value("nextclick_live_predictions_total", "none") == 1
+    assert value("nextclick_live_popularity_hits_total", "v1") == 3
+    assert value("nextclick_live_popularity_reciprocal_rank_total", "v1") == pytest.approx(0.75)
+
+
+def test_what_alerts_count_begins_at_zero_so_that_the_first_one_is_an_increase(registry):
+    WorkerInstruments(registry)
+    RetrainInstruments(registry)
+    for name, labels in (
+        ("nextclick_clicks_total", {"outcome": "recommended"}),
+        ("nextclick_clicks_total", {"outcome": "dead_lettered"}),
+        ("nextclick_model_swaps_total", {"result": "refused"}),
+        ("nextclick_retrain_runs_total", {"result": "failed"}),
+    ):
+        assert registry.get_sample_value(name, labels) == 0, name
+
+
+def test_a_restore_is_seen_for_as_long_as_it_runs(registry):
+    instruments = WorkerInstruments(registry)
+    seen = []
+    for restored in (False, True):
+        instruments.ready(restored=restored)
+        seen.append(registry.get_sample_value("nextclick_restore_running"))
+    assert seen == [1, 0]
 
 
 def test_however_many_models_came_and_went_at_most_two_are_label_values(registry):

@@ -60,3 +60,13 @@ def test_dead_letters_are_planned_larger_than_the_largest_click():
 def test_two_topics_of_one_name_are_refused():
     names = TopicSettings(recommendations="same", dead_letters="same")
     assert any("are equal" in problem.message for problem in find_problems(names, {}))
+
+
+def test_every_topic_we_write_carries_the_brokers_time():
+    """A worker whose clock is an hour ahead would be refused by the broker, and end again and again."""
+    by_our_clock = {
+        plan.name
+        for plan in plan_topics(NAMES, {})
+        if plan.configs.get("message.timestamp.type") != "LogAppendTime"
+    }
+    assert by_our_clock == {NAMES.clicks}

@@ -220,6 +220,42 @@ def test_a_model_that_ignores_clicks_is_refused(tmp_path: Path) -> None:
         OnnxScorer.load(make_bundle(tmp_path, 20, weights=still))
 
 
+class Altered:
+    """The scoring graph of a bundle, with its answers changed."""
+
+    def __init__(self, run: Any, change: Any) -> None:
+        self._run, self._change = run, change
+
+    def run(self, names: list[str], feed: dict[str, Any]) -> Any:
+        return self._change(*self._run(names, feed))
+
+
+def equals_out_of_order(scores: Any, items: Any) -> Any:
+    return np.zeros_like(scores), items
+
+
+def padding_in_wide_lists(scores: Any, items: Any) -> Any:
+    return scores, np.where(
+        np.arange(items.shape[1]) < 900, items, 2000 + np.arange(items.shape[1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (equals_out_of_order, "order of their item index"),
+        (padding_in_wide_lists, "outside the voc"),
+    ],
+)
+def test_lists_out_of_order_or_with_padding_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
+) -> None:
+    plain = OnnxScorer.load(make_bundle(tmp_path, 1500))
+    monkeypatch.setattr(plain, "_score", Altered(plain._score.run, change))
+    with pytest.raises(BundleError, match=message):
+        plain._probe(tmp_path)
+
+
 def test_scores_beyond_float32_are_refused(tmp_path: Path) -> None:
     """Finite weights, infinite answers: only running it tells."""
     weights = random_weights(20, 4)
