@@ -1,4 +1,4 @@
-"""Small hand-made bundles: real graphs with random weights, no torch."""
+"""Small hand-made bundles: real graphs with random weights, no torch; scored as a trained one would be."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from export.graphs import LayerWeights, NetworkWeights, score_graph, step_graph
+from export.graphs import LayerWeights, NetworkWeights, step_graph
+from export.scoring import choose_scoring, popular_clicks
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.bundle import BundleContent, write_bundle
 
@@ -57,14 +58,18 @@ def bundle_content(
     network = weights or random_weights(len(vocabulary), units, seed)
     rng = np.random.default_rng(seed)
     popularity = rng.dirichlet(np.ones(len(vocabulary))).astype(np.float32)
+    step = step_graph(network)
+    score, scoring = choose_scoring(
+        network, step, popular_clicks(popularity), measured_on="made-up clicks"
+    )
     return BundleContent(
         model_version=version or f"20260101T{seed:06d}Z-{seed:04x}",
         created_at="2026-01-01T00:00:00Z",
         architecture="gru4rec",
         state=network.state,
         vocabulary=vocabulary,
-        step=step_graph(network).SerializeToString(),
-        score=score_graph(network).SerializeToString(),
+        step=step.SerializeToString(),
+        score=score.SerializeToString(),
         item2vec=rng.normal(size=(len(vocabulary), 8)).astype(np.float32),
         popularity=popularity,
         weights={"output_matrix": network.output_matrix, "output_bias": network.output_bias},
@@ -72,6 +77,7 @@ def bundle_content(
         training={},
         metrics={},
         software={},
+        scoring=scoring,
     )
 
 

@@ -22,6 +22,7 @@ from onnx import TensorProto, numpy_helper
 
 from stream_app.core.errors import BundleError, ConfigurationError
 from stream_app.core.manifest import (
+    EXACT,
     ITEMS_FILE,
     MANIFEST_FILE,
     SCORE_FILE,
@@ -29,9 +30,11 @@ from stream_app.core.manifest import (
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     ModelManifest,
+    Scoring,
     StateTensor,
 )
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.files.bundle_limits import read_bounded, size_problems
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -45,13 +48,18 @@ OPSETS: Final = range(13, 25)
 ALLOWED_OPERATORS: Final = frozenset(
     """
     Abs Add Cast Clip Concat Constant ConstantOfShape Div Elu Equal Erf Exp Expand Flatten Gather
-    GatherElements GatherND Gelu Gemm Greater Identity LayerNormalization LeakyRelu Less Log MatMul Max
-    Min Mod Mul Neg Pad Pow Range ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape
-    Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum Tanh TopK Transpose Unsqueeze Where
+    GatherElements GatherND Gelu Gemm Greater Identity LayerNormalization LeakyRelu Less Log
+    MatMul MatMulInteger Max Min Mod Mul Neg Pad Pow QuantizeLinear Range ReduceL2 ReduceMax
+    ReduceMean ReduceMin ReduceSum Relu Reshape Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub
+    Sum Tanh TopK Transpose Unsqueeze Where
     """.split()  # noqa: SIM905 - 60 quoted names would hide which they are
 )
 """Plain arithmetic on tensors: no loops, no branches, no strings, no files, no chance."""
 
+MANIFEST_BYTES_MAX: Final = 2**22
+FILES_MAX: Final = 32
+"""Listed by a manifest: five are ours, a later version may add some."""
+_NAME_BYTES_MAX: Final = 255
 _TEMPORARY: Final = ".partial-"
 
 
@@ -69,6 +77,12 @@ class Bundle:
     """[n_items, dim]."""
     popularity: NDArray[np.float32]
     """[n_items]: share of the clicks of the training window."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files, the manifest included."""
+        names = (MANIFEST_FILE, *self.manifest.files)
+        return sum((self.directory / name).stat().st_size for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +104,7 @@ class BundleContent:
     training: Mapping[str, Any]
     metrics: Mapping[str, Any]
     software: Mapping[str, str]
+    scoring: Scoring = EXACT
 
 
 def write_bundle(target: Path, content: BundleContent) -> ModelManifest:
@@ -148,9 +163,13 @@ def open_bundle(directory: Path) -> Bundle:
     missing = sorted(set(REQUIRED_FILES) - set(manifest.files))
     if missing:
         raise _refused(directory, f"the manifest does not list {', '.join(missing)}")
-    data = {
-        name: _read_verified(directory, name, digest) for name, digest in manifest.files.items()
-    }
+    if len(manifest.files) > FILES_MAX:
+        raise _refused(directory, f"the manifest lists {len(manifest.files)} files")
+    data = {}
+    for name, digest in manifest.files.items():
+        content = _read_verified(directory, name, digest)
+        if name in REQUIRED_FILES:  # of what a later version added, only the hash has to be right
+            data[name] = content
 
     vocabulary = ItemVocabulary.from_json(
         data[VOCABULARY_FILE], expected_sha256=manifest.vocabulary_sha256
@@ -183,7 +202,7 @@ def open_bundle(directory: Path) -> Bundle:
 def read_manifest(directory: Path) -> ModelManifest:
     """The manifest alone, nothing verified.  Raises `BundleError` where there is none."""
     try:
-        data = (directory / MANIFEST_FILE).read_bytes()
+        data = read_bounded(directory / MANIFEST_FILE, MANIFEST_BYTES_MAX)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(
             f"{directory} is no model bundle: it has no {MANIFEST_FILE}.  Make one with "
@@ -199,6 +218,16 @@ def read_weights(directory: Path) -> dict[str, NDArray[Any]]:
     digest = read_manifest(directory).files.get(WEIGHTS_FILE, "")
     data = _read_verified(directory, WEIGHTS_FILE, digest)
     return _finite_tensors(directory, WEIGHTS_FILE, data)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name from a manifest can only be a file of the bundle's own directory."""
+    return (
+        name not in {"", ".", ".."}
+        and Path(name).name == name
+        and name.isprintable()
+        and len(name.encode()) <= _NAME_BYTES_MAX
+    )
 
 
 def cannot_write(target: object, error: OSError) -> ConfigurationError:
@@ -243,6 +272,7 @@ def _write_files(directory: Path, content: BundleContent) -> ModelManifest:
         training=dict(content.training),
         metrics=dict(content.metrics),
         software=dict(content.software),
+        scoring=content.scoring,
     )
     for name, raw in (*data.items(), (MANIFEST_FILE, manifest.to_json())):
         temporary = directory / f".{name}{_TEMPORARY}"
@@ -255,11 +285,10 @@ def _write_files(directory: Path, content: BundleContent) -> ModelManifest:
 
 
 def _read_verified(directory: Path, name: str, expected_sha256: str) -> bytes:
-    path = directory / name
-    if name in {"", ".", ".."} or Path(name).name != name or path.is_symlink():
+    if not is_file_name(name) or (directory / name).is_symlink():
         raise _refused(directory, f"{name!r} is no file of the bundle's own directory")
     try:
-        data = path.read_bytes()
+        data = read_bounded(directory / name)
     except OSError as error:
         raise _refused(directory, f"{name} cannot be read ({error.strerror})") from error
     if hashlib.sha256(data).hexdigest() != expected_sha256:
@@ -326,10 +355,15 @@ def _states(manifest: ModelManifest) -> Signature:
 def _graph_problems(file: str, data: bytes, inputs: Signature, outputs: Signature) -> Iterator[str]:
     """What is wrong with a graph, worst first.  Nothing outside `data` is read."""
     try:
-        model = onnx.load_model_from_string(data)
-    except (DecodeError, ValueError) as error:
-        yield f"{file} is no ONNX model ({error})"
-        return
+        yield from _problems_of(file, onnx.load_model_from_string(data), inputs, outputs)
+    except (DecodeError, ValueError, KeyError, TypeError) as error:
+        # The last two come of names that are no text, and of element types that there are not.
+        yield f"{file} is no ONNX model ({type(error).__name__}: {error})"
+
+
+def _problems_of(
+    file: str, model: onnx.ModelProto, inputs: Signature, outputs: Signature
+) -> Iterator[str]:
     graph = model.graph
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     if set(opsets) - {"", "ai.onnx"} or model.functions:
@@ -342,6 +376,10 @@ def _graph_problems(file: str, data: bytes, inputs: Signature, outputs: Signatur
             yield f"{file} uses the operator {node.domain}::{node.op_type}, which is not allowed"
         if any(a.HasField("g") or a.graphs or a.sparse_tensors for a in node.attribute):
             yield f"{file} has a graph or a sparse tensor inside its operator {node.op_type}"
+        if any(a.name == "num_outputs" and a.i != len(node.output) for a in node.attribute):
+            # Shape inference (onnx 1.22) does not look and ends the whole process; found by fuzzing.
+            yield f"{file} has an operator {node.op_type} that says another number of outputs"
+            return
     if graph.sparse_initializer:
         yield f"{file} has sparse weights, which are not allowed"
     for tensor in _tensors(graph):
@@ -355,6 +393,8 @@ def _graph_problems(file: str, data: bytes, inputs: Signature, outputs: Signatur
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         yield f"{file} is no valid ONNX model ({str(error).splitlines()[0]})"
+        return
+    yield from size_problems(file, model)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

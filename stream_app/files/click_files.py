@@ -145,7 +145,7 @@ def read_sequences(path: str | Path) -> pa.Table:
                 if pa.types.is_string(field.type)
                 else column.cast(field.type)
             )
-        except (BadCellError, pa.ArrowInvalid) as error:
+        except (BadCellError, pa.ArrowInvalid, KeyError) as error:
             raise file_error(path, str(error), column=field.name) from error
     result = pa.Table.from_arrays(arrays, schema=SEQUENCE_COLUMNS)
     strange = set(pc.unique(result["split"]).to_pylist()) - {"train", "test"}

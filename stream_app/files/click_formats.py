@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal, cast, get_args
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_app.core.errors import ClickFileError, ConfigurationError
+from stream_app.core.records import UNREADABLE
 
 ClickFormat = Literal[
     "jsonl", "csv", "tsv", "parquet", "retailrocket", "yoochoose", "diginetica", "otto", "sequences"
@@ -96,6 +98,8 @@ def reading(path: Path) -> Iterator[None]:
         raise file_error(path, f"is damaged gzip: {error}; copy the file again") from error
     except OSError as error:
         raise file_error(path, f"cannot be read: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise file_error(path, f"is damaged: {error}; copy it again") from error
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -278,6 +282,6 @@ def _is_otto(line: str) -> bool:
         return True
     try:
         first = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
     return isinstance(first, dict) and "events" in first and "session" in first

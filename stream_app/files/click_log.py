@@ -51,7 +51,7 @@ _FILE: Final = re.compile(
     r"day=(?P<day>\d{4}-\d\d-\d\d)/(?P<topic>[^/]+)-(?P<partition>\d+)"
     r"-(?P<first>\d+)-(?P<last>\d+)\.(?P<part>\d+)of(?P<parts>\d+)\.parquet"
 )
-_INCOMING: Final = ".incoming"
+INCOMING: Final = ".incoming"
 _ERASURES: Final = b"nextclick.erasures"
 """Key in a file's footer: how many erase events it holds, so that most files need not be read for them."""
 _TOPIC_ID: Final = b"nextclick.topic-id"
@@ -122,7 +122,7 @@ def read_window(
     """
     fs, _ = fsspec.core.url_to_fs(str(root))
     contents = list_files(root)
-    erasures = _Erasures.read(fs, contents.complete)
+    erasures = Erasures.read(fs, contents.complete)
     names = list(LOG_COLUMNS.names if columns is None else columns)
     for day in contents.days():
         day_start_ms = round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
@@ -164,11 +164,14 @@ class ClickLogWriter:
 
     def check_writable(self) -> None:
         """Raises `OSError` if nothing can be written here."""
-        probe = f"{self._base}/{_INCOMING}/probe-{uuid4().hex}"
-        self._fs.makedirs(f"{self._base}/{_INCOMING}", exist_ok=True)
-        with self._fs.open(probe, "wb") as stream:
-            stream.write(b"x")
-        self._fs.rm_file(probe)
+        probe = f"{self._base}/{INCOMING}/probe-{uuid4().hex}"
+        self._fs.makedirs(f"{self._base}/{INCOMING}", exist_ok=True)
+        try:
+            with self._fs.open(probe, "wb") as stream:
+                stream.write(b"x")
+        finally:  # on a full disk the file is there, and empty
+            if self._fs.exists(probe):
+                self._fs.rm_file(probe)
 
     def recover(self, topic: str, partition: int) -> int | None:
         """Delete what a killed writer left of this partition; the offset after its last whole range.
@@ -190,7 +193,7 @@ class ClickLogWriter:
         return newest.range.last + 1
 
     def _check_topic_id(self, file: LogFile) -> None:
-        with _opened(self._fs, file.path) as parquet:
+        with opened(self._fs, file.path) as parquet:
             theirs = (parquet.schema_arrow.metadata or {}).get(_TOPIC_ID, b"")
         if theirs and self._topic_id and theirs != self._topic_id:
             raise ConfigurationError(
@@ -219,7 +222,7 @@ class ClickLogWriter:
 
         temporary: list[Path] = []
         for table in (table for _, table in by_day):
-            path = Path(self._base, _INCOMING, f"{topic}-{partition}-{uuid4().hex}.parquet")
+            path = Path(self._base, INCOMING, f"{topic}-{partition}-{uuid4().hex}.parquet")
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with path.open("wb") as stream:
@@ -236,7 +239,7 @@ class ClickLogWriter:
             target = Path(self._base, name)
             _make_directory(target.parent)
             path.rename(target)
-            _fsync_directory(target.parent)
+            fsync_directory(target.parent)
             self._done("part_in_place")
         return len(names)
 
@@ -247,29 +250,36 @@ class ClickLogWriter:
 
     def _incoming(self, topic: str, partition: int) -> Iterator[Path]:
         pattern = re.compile(rf"{re.escape(topic)}-{partition}-[0-9a-f]+\.parquet")
-        folder = Path(self._base, _INCOMING)
+        folder = Path(self._base, INCOMING)
         if self._local and folder.is_dir():
             yield from (path for path in folder.iterdir() if pattern.fullmatch(path.name))
 
 
 @dataclass(frozen=True, slots=True)
-class _Erasures:
+class Erasures:
     """Which sessions were erased, and where in the log."""
 
     rows: pa.Table
     """session_id, and topic, partition, offset and kafka_timestamp_ms of the erase event."""
 
     @classmethod
-    def read(cls, fs: Any, files: Iterable[LogFile]) -> "_Erasures":
+    def read(cls, fs: Any, files: Iterable[LogFile]) -> "Erasures":
         found = []
         for file in files:
-            with _opened(fs, file.path) as parquet:
+            with opened(fs, file.path) as parquet:
                 if (parquet.schema_arrow.metadata or {}).get(_ERASURES) == b"0":
                     continue
                 table = parquet.read()
                 found.append(table.filter(pc.equal(table["event_type"], ERASE)))
         rows = pa.concat_tables(found) if found else LOG_COLUMNS.empty_table()
         return cls(rows.filter(pc.is_valid(rows["session_id"])))
+
+    def may_touch(self, parquet: pq.ParquetFile) -> bool:
+        """Whether a file holds a click of an erased session, before or after its erase event."""
+        if not len(self.rows):
+            return False
+        ids = parquet.read(columns=["session_id"])["session_id"]
+        return bool(pc.any(pc.is_in(ids, self.rows["session_id"].combine_chunks())).as_py())
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Without erase events and without what came before them in the log."""
@@ -315,7 +325,7 @@ def _files_in(fs: Any, base: str) -> list[LogFile]:
     return files
 
 
-class _opened:  # noqa: N801 - a context manager that reads like a function
+class opened:  # noqa: N801 - a context manager that reads like a function
     """A Parquet file of the log, with errors that name it."""
 
     def __init__(self, fs: Any, path: str) -> None:
@@ -341,7 +351,7 @@ class _opened:  # noqa: N801 - a context manager that reads like a function
 
 
 def _read_file(fs: Any, path: str) -> pa.Table:
-    with _opened(fs, path) as parquet:
+    with opened(fs, path) as parquet:
         return parquet.read().cast(LOG_COLUMNS)
 
 
@@ -379,10 +389,10 @@ def _split_by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 def _make_directory(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
-        _fsync_directory(path.parent)
+        fsync_directory(path.parent)
 
 
-def _fsync_directory(path: Path) -> None:
+def fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

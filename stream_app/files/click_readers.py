@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.csv as arrow_csv
 
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
-from stream_app.core.records import VIEW_ITEM, Click
+from stream_app.core.records import UNREADABLE, VIEW_ITEM, Click
 from stream_app.files.click_columns import (
     ALL_COLUMNS,
     BadCellError,
@@ -44,7 +44,12 @@ Place = Callable[[int], tuple[str, int]]
 """Index in the batch -> unit and number for the error message."""
 
 BATCH_ROWS: Final = 1 << 16
+LINE_BYTES_MAX: Final = 1 << 24
+"""No click and no session is as long; a small gzip file can unpack to a line that fills the memory."""
 _CSV_BLOCK_BYTES: Final = 1 << 22
+_BROKEN_ROW: Final = re.compile(
+    r"Row #(?P<row>\d+): Expected (?P<expected>\d+) columns, got (?P<found>\d+)"
+)
 _CLICK_LOG_NAMES: Final = {"topic", "partition", "offset", "session_id", "consent", "properties"}
 
 
@@ -79,7 +84,11 @@ def read_batches(
 def lines_of(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """Line number from 1, the line without its end, and whether it had one; blank lines left out."""
     with reading(path), open_bytes(path) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(lambda: stream.readline(LINE_BYTES_MAX + 1), b""), 1):
+            if len(line) > LINE_BYTES_MAX:
+                raise file_error(
+                    path, f"the line is longer than {LINE_BYTES_MAX >> 20} MiB", line=number
+                )
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901 - the mark is no content
             body = line.rstrip(b"\r\n")
@@ -113,14 +122,18 @@ def batch_of(clicks: list[Click]) -> pa.RecordBatch:
     """Clicks as a batch of `ALL_COLUMNS`."""
     values = {name: [getattr(click, name) for click in clicks] for name in ALL_COLUMNS.names[:-1]}
     values["properties"] = [
-        bytes(click.properties).decode() if click.properties else None for click in clicks
+        bytes(click.properties).decode(errors="replace") if click.properties else None
+        for click in clicks
     ]
     return pa.RecordBatch.from_pydict(values, schema=ALL_COLUMNS)
 
 
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _OttoEvent(msgspec.Struct):
     aid: int
-    ts: int
+    ts: _Int64
     type: str
 
 
@@ -135,7 +148,7 @@ def _otto(path: Path) -> Iterator[pa.RecordBatch]:
     for number, line, ended in lines_of(path):
         try:
             session = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             if not ended and not isinstance(error, msgspec.ValidationError):
                 raise _cut_off(path, number) from error
             raise file_error(path, f"is no session of OTTO: {error}", line=number) from error
@@ -305,14 +318,6 @@ def _csv_batches(
     path: Path, names: list[str], delimiter: str, wanted: list[str], *, skip_rows: int
 ) -> Iterator[tuple[pa.RecordBatch, Place]]:
     """The wanted columns as bytes, and where their rows stand in the file."""
-    broken: list[tuple[int, str]] = []
-
-    def on_broken_row(row: Any) -> str:
-        broken.append(
-            (row.number or 0, f"{row.actual_columns} fields where {row.expected_columns}")
-        )
-        return "error"
-
     row = 0
     with reading(path), open_bytes(path) as stream:
         try:
@@ -324,9 +329,7 @@ def _csv_batches(
                     column_names=names,
                     skip_rows=skip_rows,
                 ),
-                parse_options=arrow_csv.ParseOptions(
-                    delimiter=delimiter, invalid_row_handler=on_broken_row
-                ),
+                parse_options=arrow_csv.ParseOptions(delimiter=delimiter),
                 convert_options=arrow_csv.ConvertOptions(
                     include_columns=wanted, column_types=dict.fromkeys(wanted, pa.binary())
                 ),
@@ -336,7 +339,7 @@ def _csv_batches(
                     yield batch, _place_after(path, row + skip_rows)
                 row += len(batch)
         except pa.ArrowInvalid as error:
-            raise _csv_error(path, broken, row, error) from error
+            raise _csv_error(path, row, error) from error
     if row == 0:
         raise file_error(path, "holds a header but no clicks")
 
@@ -358,16 +361,18 @@ def _line_of_row(path: Path, row: int) -> tuple[int, bool]:
     return number, not ended
 
 
-def _csv_error(path: Path, broken: list[tuple[int, str]], row: int, error: Exception) -> Exception:
-    if not broken:
+def _csv_error(path: Path, row: int, error: Exception) -> Exception:
+    # Read from the text: a handler for broken rows cannot be called for one that is not UTF-8.
+    broken = _BROKEN_ROW.search(str(error))
+    if broken is None:
         if row == 0 and ("Empty CSV" in str(error) or "Could not skip initial" in str(error)):
             return file_error(path, "holds a header but no clicks")
         return file_error(path, f"is no table: {error}")
-    number, what = broken[-1]
-    line, cut_off = _line_of_row(path, number - 1)
+    line, cut_off = _line_of_row(path, int(broken["row"]) - 1)
     if cut_off:
         return _cut_off(path, line)
-    return file_error(path, f"has {what} are expected", line=line)
+    what = f"has {broken['found']} fields where {broken['expected']} are expected"
+    return file_error(path, what, line=line)
 
 
 def _cut_off(path: Path, line: int) -> Exception:

@@ -8,6 +8,7 @@ the releases topic.
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ from stream_app.files.bundle import (
     Bundle,
     cannot_write,
     fsync_directory,
+    is_file_name,
     open_bundle,
     read_manifest,
 )
+from stream_app.files.bundle_limits import FILE_BYTES_MAX
 
 REPORTS: Final = "reports"
 """Directory of the training reports inside a registry; no version may be called so."""
@@ -52,6 +55,7 @@ class Registry:
         self._local = Path(root) if "file" in _protocols(self._files) else None
         self._root = PurePosixPath(root)
         self._cache = cache_dir or Path(tempfile.gettempdir()) / f"nextclick-models-{os.getuid()}"
+        self._cache_is_public = cache_dir is None
 
     def versions(self) -> list[str]:
         """Published versions, oldest first (their names sort by time)."""
@@ -82,6 +86,8 @@ class Registry:
             self.manifest(version)
             return open_bundle(self._local / version)
         directory = self._cache / _checked(version)
+        if self._cache_is_public:
+            _require_ours(self._cache)
         if directory.exists():
             try:
                 return open_bundle(directory)
@@ -139,6 +145,16 @@ class Registry:
             raise cannot_write(f"registry {self.url}", error) from error
         return path
 
+    def read_reports(self, name: str, newest: int) -> list[bytes]:
+        """A file of the training reports, newest first, of the `newest` runs that left it."""
+        with self._reading():
+            if not self._files.exists(str(self._root / REPORTS)):
+                return []
+            paths = sorted(self._files.glob(str(self._root / REPORTS / "*" / name)), reverse=True)
+            return [
+                self._files.cat_file(path, start=0, end=FILE_BYTES_MAX) for path in paths[:newest]
+            ]
+
     def check_writable(self) -> None:
         """Raise `ConfigurationError` unless a file can be written and removed again."""
         path = str(self._root / f".writable-{os.getpid()}")
@@ -157,15 +173,19 @@ class Registry:
     def _download(self, version: str, directory: Path) -> None:
         manifest = self.manifest(version)
         try:
-            self._cache.mkdir(parents=True, exist_ok=True)
+            self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=self._cache, prefix=".download-") as scratch:
                 arriving = Path(scratch) / "bundle"
                 arriving.mkdir()
                 for name in (*manifest.files, MANIFEST_FILE):
-                    if Path(name).name != name:
-                        raise BundleError(f"version {version} names the file {name!r}: refused")
+                    if not is_file_name(name):
+                        raise BundleError(
+                            f"version {version} names the file {name[:80]!r}: refused"
+                        )
                     with self._reading():
-                        data = self._files.cat_file(self._at(version, name))
+                        data = self._files.cat_file(
+                            self._at(version, name), start=0, end=FILE_BYTES_MAX
+                        )
                     (arriving / name).write_bytes(data)
                 arriving.rename(directory)
         except FileNotFoundError as error:
@@ -194,6 +214,19 @@ class Registry:
                 f"registry {self.url} cannot be read: {error.strerror or error}.  Check the address and "
                 "the permissions (--registry, NEXTCLICK_REGISTRY)"
             ) from error
+
+
+def _require_ours(cache: Path) -> None:
+    """In a directory that everybody writes to, somebody else may have been there first with his models."""
+    try:
+        found = cache.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigurationError(
+            f"{cache}, where models of a remote registry are kept, is not ours alone: remove it, or set "
+            "TMPDIR to a directory of your own"
+        )
 
 
 def _publish_locally(source: Path, target: Path, names: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.errors import BundleError, ConfigurationError, VocabularyMismatchError
-from stream_app.core.manifest import ModelManifest
+from stream_app.core.manifest import EXACT, ModelManifest
 from stream_app.files import bundle as bundles
 from stream_app.files.bundle import (
     open_bundle,
@@ -386,3 +386,11 @@ def test_a_bundle_shares_a_directory_with_other_files(tmp_path: Path) -> None:
     write_bundle_into(tmp_path, bundle_content(seed=2))
     assert open_bundle(tmp_path).manifest.model_version == bundle_content(seed=2).model_version
     assert (tmp_path / "checkpoint.bin").read_bytes() == b"keep me"
+
+
+def test_a_bundle_from_before_scoring_was_recorded_is_an_exact_one(tmp_path: Path) -> None:
+    directory = make_bundle(tmp_path)
+    manifest = json.loads((directory / "manifest.json").read_bytes())
+    del manifest["scoring"]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    assert open_bundle(directory).manifest.scoring == EXACT

@@ -1,12 +1,16 @@
 """The click log: ranges count whole or not at all; reading is by day, once per click, without the erased."""
 
+import errno
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -242,6 +246,27 @@ def test_names_with_dashes_and_strangers_beside_them_are_told_apart(tmp_path: Pa
     (file,) = list_files(tmp_path).complete
     assert (file.range.topic, file.range.partition, file.range.first) == (topic, 12, 7)
     assert writer.recover(topic, 12) == 10
+
+
+def test_a_probe_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk a file can still be created: one more for each start of a supervisor."""
+    writer = ClickLogWriter(tmp_path)
+    real_open = LocalFileSystem.open
+
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def created_and_full(self: LocalFileSystem, path: str, mode: str) -> Full:
+        real_open(self, path, mode).close()
+        return Full()
+
+    monkeypatch.setattr(LocalFileSystem, "open", created_and_full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.check_writable()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_other_file_systems_work_by_url() -> None:
