@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.graphs import score_graph, step_graph
+from export.graphs import step_graph
+from export.scoring import choose_scoring, clicks_of, popular_clicks
 from export.to_onnx import network_weights
 from models.checkpoint import Checkpoint
 from models.config import GRU4RecConfig
@@ -54,10 +55,24 @@ def bundle_content(
     popularity: NDArray[np.float32],
     training: TrainingFacts | Mapping[str, Any],
     metrics: Mapping[str, Any],
+    sessions: SessionTable | None,
+    approximate_scoring: bool = False,
 ) -> BundleContent:
-    """Export the checkpoint's network; the weights and the optimiser's state go along for the next training."""
+    """Export the checkpoint's network; the weights and the optimiser's state go along for the next training.
+
+    sessions: whose states the scoring graph is measured on; None: clicks drawn by popularity.
+    approximate_scoring: see `export.scoring.choose_scoring`.
+    """
     model = checkpoint.model()
     network = network_weights(model)
+    step = step_graph(network)
+    score, scoring = choose_scoring(
+        network,
+        step,
+        popular_clicks(popularity) if sessions is None else clicks_of(sessions),
+        measured_on="clicks drawn by popularity" if sessions is None else "sessions",
+        approximate=approximate_scoring,
+    )
     optimiser = {f"{_OPTIMISER}{name}": tensor for name, tensor in checkpoint.optimiser.items()}
     return BundleContent(
         model_version=model_version,
@@ -65,8 +80,8 @@ def bundle_content(
         architecture=ARCHITECTURE,
         state=model.state_tensors(),
         vocabulary=checkpoint.vocabulary,
-        step=step_graph(network).SerializeToString(),
-        score=score_graph(network).SerializeToString(),
+        step=step.SerializeToString(),
+        score=score.SerializeToString(),
         item2vec=item2vec,
         popularity=popularity,
         weights={
@@ -77,6 +92,7 @@ def bundle_content(
         training=msgspec.to_builtins(training),
         metrics=metrics,
         software=software_versions(),
+        scoring=scoring,
     )
 
 

@@ -59,7 +59,12 @@ def train(options: TrainingOptions) -> None:
     required=True,
     help="Directory to make; must not exist.",
 )
-def export(checkpoint: Path, out: Path) -> None:
+@click.option(
+    "--approximate",
+    is_flag=True,
+    help="Score 300,000 items or more by clusters: faster, some of a list missing (says how much).",
+)
+def export(checkpoint: Path, out: Path, approximate: bool) -> None:
     """Make the bundle (ONNX, verified against torch) of a trained checkpoint.
 
     \b
@@ -69,8 +74,12 @@ def export(checkpoint: Path, out: Path) -> None:
     require_torch()
     from export.training import export_checkpoint  # noqa: PLC0415 - torch is loaded when needed
 
-    scorer = export_checkpoint(checkpoint, out)
-    click.echo(f"bundle {scorer.model_version} is in {out}")
+    scorer = export_checkpoint(checkpoint, out, approximate_scoring=approximate)
+    scoring = scorer.manifest.scoring
+    click.echo(
+        f"bundle {scorer.model_version} is in {out}; scoring {scoring.method}, lists "
+        f"{scoring.recall_20:.2%} of the exact best 20"
+    )
 
 
 @click.command()
@@ -117,7 +126,7 @@ def duration_seconds(text: str) -> float:
 def _retrain_once(settings: Settings, report: Path | None) -> None:
     from prometheus_client import CollectorRegistry  # noqa: PLC0415 - heavy, and not for --help
 
-    from stream_app.adapters.instruments import RetrainInstruments  # noqa: PLC0415
+    from stream_app.adapters.retrain_instruments import RetrainInstruments  # noqa: PLC0415
 
     instruments = RetrainInstruments(CollectorRegistry())
     _finished(_runner(settings, instruments)(False), report)
@@ -125,13 +134,13 @@ def _retrain_once(settings: Settings, report: Path | None) -> None:
 
 def _retrain_for_ever(settings: Settings, every_seconds: float, report: Path | None) -> None:
     from export.periodic import retrain_for_ever  # noqa: PLC0415 - heavy, and not for --help
+    from stream_app.adapters.disk_metrics import DiskMetrics  # noqa: PLC0415
     from stream_app.adapters.http_endpoints import serve  # noqa: PLC0415
-    from stream_app.adapters.instruments import (  # noqa: PLC0415
-        RetrainInstruments,
-        process_registry,
-    )
+    from stream_app.adapters.instruments import process_registry  # noqa: PLC0415
+    from stream_app.adapters.retrain_instruments import RetrainInstruments  # noqa: PLC0415
 
     registry = process_registry()
+    registry.register(DiskMetrics(registry=settings.registry, data_dir=settings.data_dir))
     instruments = RetrainInstruments(registry)
     health = _Health()
     endpoints = serve(

@@ -12,15 +12,12 @@ from typing import Final, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from export.graph_builder import GraphBuilder, value
 from stream_app.core.manifest import StateTensor
 
 Floats = NDArray[np.float32]
-
-OPSET: Final = 18
-IR_VERSION: Final = 9
-"""Old enough for every ONNX Runtime of the last years."""
 
 NEVER: Final = np.finfo(np.float32).min
 """Score of a padded column: finite, yet below every real score."""
@@ -84,7 +81,7 @@ def step_graph(weights: NetworkWeights) -> onnx.ModelProto:
 
     The state's rounding to half precision is part of the step; the next layer sees it unrounded.
     """
-    graph = _Graph()
+    graph = GraphBuilder()
     signal = graph.node("Gather", graph.constant("item_table", weights.item_table), "item")
     outputs = []
     for number, (layer, tensor) in enumerate(zip(weights.layers, weights.state, strict=True)):
@@ -95,9 +92,9 @@ def step_graph(weights: NetworkWeights) -> onnx.ModelProto:
         cell = _gru if weights.cell == "gru" else _rnn
         after = cell(graph, from_input, from_state, before)
         stored = graph.node("Cast", after, output=f"next_{tensor.name}", to=TensorProto.FLOAT16)
-        outputs.append(_value(stored, TensorProto.FLOAT16, ["batch", layer.units]))
+        outputs.append(value(stored, TensorProto.FLOAT16, ["batch", layer.units]))
         signal = after
-    inputs = [_value("item", TensorProto.INT64, ["batch"]), *_state_inputs(weights.state)]
+    inputs = [value("item", TensorProto.INT64, ["batch"]), *state_inputs(weights.state)]
     return graph.model("step", inputs, outputs)
 
 
@@ -115,7 +112,7 @@ def score_graph(weights: NetworkWeights, *, block: int | None = None) -> onnx.Mo
     matrix = np.pad(weights.output_matrix, ((0, padding), (0, 0))).T
     bias = np.pad(weights.output_bias, (0, padding), constant_values=NEVER)
 
-    graph = _Graph()
+    graph = GraphBuilder()
     last = weights.state[-1]
     query = graph.node("Cast", last.name, to=TensorProto.FLOAT)  # [batch, units]
     flat = _product(graph, query, matrix, bias, "output")  # [batch, n_blocks * size]
@@ -139,17 +136,10 @@ def score_graph(weights: NetworkWeights, *, block: int | None = None) -> onnx.Mo
     within = graph.node("Mod", position, size_name)
     items = graph.node("Mul", block_of, size_name)
     graph.node("Add", items, within, output="items")
-    return graph.model(
-        "score",
-        [*_state_inputs(weights.state), _value("k", TensorProto.INT64, [1])],
-        [
-            _value("scores", TensorProto.FLOAT, ["batch", "n"]),
-            _value("items", TensorProto.INT64, ["batch", "n"]),
-        ],
-    )
+    return score_model(graph, weights)
 
 
-def _gru(graph: "_Graph", from_input: str, from_state: str, before: str) -> str:
+def _gru(graph: GraphBuilder, from_input: str, from_state: str, before: str) -> str:
     """h' = n + z * (h - n), n = tanh(x_n + r * s_n)  (Cho et al. 2014, PyTorch's placing of r)."""
     x_reset, x_update, x_new = graph.nodes("Split", from_input, n_outputs=3, axis=1, num_outputs=3)
     s_reset, s_update, s_new = graph.nodes("Split", from_state, n_outputs=3, axis=1, num_outputs=3)
@@ -159,71 +149,30 @@ def _gru(graph: "_Graph", from_input: str, from_state: str, before: str) -> str:
     return graph.node("Add", new, graph.node("Mul", update, graph.node("Sub", before, new)))
 
 
-def _rnn(graph: "_Graph", from_input: str, from_state: str, before: str) -> str:  # noqa: ARG001 - one signature for every cell
+def _rnn(graph: GraphBuilder, from_input: str, from_state: str, before: str) -> str:  # noqa: ARG001 - one signature for every cell
     """h' = tanh(x + s)  (Elman 1990)."""
     return graph.node("Tanh", graph.node("Add", from_input, from_state))
 
 
-def _product(graph: "_Graph", signal: str, matrix: Floats | None, bias: Floats, name: str) -> str:
+def _product(
+    graph: GraphBuilder, signal: str, matrix: Floats | None, bias: Floats, name: str
+) -> str:
     if matrix is not None:
         signal = graph.node("MatMul", signal, graph.constant(f"{name}_weights", matrix))
     return graph.node("Add", signal, graph.constant(f"{name}_bias", bias))
 
 
-def _state_inputs(state: Sequence[StateTensor]) -> list[onnx.ValueInfoProto]:
-    return [_value(t.name, TensorProto.FLOAT16, ["batch", *t.shape]) for t in state]
+def state_inputs(state: Sequence[StateTensor]) -> list[onnx.ValueInfoProto]:
+    return [value(t.name, TensorProto.FLOAT16, ["batch", *t.shape]) for t in state]
 
 
-def _value(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, list(shape))
-
-
-class _Graph:
-    """Nodes and constants on their way to a graph; names are made up where nobody asks for one."""
-
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
-
-    def constant(self, name: str, array: NDArray[np.generic]) -> str:
-        if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
-        return name
-
-    def integers(self, name: str, values: tuple[int, ...] = ()) -> str:
-        """A constant int64 vector; named again without values, the one that is there."""
-        return self.constant(name, np.array(values, dtype=np.int64))
-
-    def reshape(self, tensor: str, shape: tuple[int, ...]) -> str:
-        name = "shape_" + "_".join(map(str, shape)).replace("-1", "rest")
-        return self.node("Reshape", tensor, self.integers(name, shape))
-
-    def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: int) -> str:
-        return self.nodes(kind, *inputs, n_outputs=1, outputs=[output], **attributes)[0]
-
-    def nodes(
-        self,
-        kind: str,
-        *inputs: str,
-        n_outputs: int,
-        outputs: Sequence[str | None] | None = None,
-        **attributes: int,
-    ) -> list[str]:
-        number = len(self._nodes)
-        asked = outputs or [None] * n_outputs
-        names = [name or f"{kind.lower()}_{number}_{i}" for i, name in enumerate(asked)]
-        self._nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
-        return names
-
-    def model(
-        self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
-    ) -> onnx.ModelProto:
-        graph = helper.make_graph(
-            self._nodes, name, inputs, outputs, list(self._constants.values())
-        )
-        return helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="nextclick",
-        )
+def score_model(graph: GraphBuilder, weights: NetworkWeights) -> onnx.ModelProto:
+    """The scoring graph whose nodes give `scores` and `items`."""
+    return graph.model(
+        "score",
+        [*state_inputs(weights.state), value("k", TensorProto.INT64, [1])],
+        [
+            value("scores", TensorProto.FLOAT, ["batch", "n"]),
+            value("items", TensorProto.INT64, ["batch", "n"]),
+        ],
+    )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from stream_app.adapters.instruments import RetrainInstruments
+from stream_app.adapters.retrain_instruments import RetrainInstruments
 from stream_app.core.errors import NextclickError
 from stream_app.logging_setup import get_logger
 
@@ -47,12 +47,10 @@ def counted(
         try:
             outcome = run()
             result = outcome.result
-            if result == "published":
-                instruments.last_success.set_to_current_time()
             return outcome
         finally:
             instruments.running.set(0)
-            instruments.runs.labels(result).inc()
+            instruments.ended(result)
 
     return wrapped
 
@@ -71,6 +69,7 @@ def retrain_for_ever(
     which is logged and counted; the next one may well succeed.
     """
     rhythm = Rhythm(every_seconds)
+    instruments.interval.set(every_seconds)
     while True:
         began = time.monotonic()
         outcome: RunOutcome | None = None

@@ -52,7 +52,7 @@ Ranked against the whole catalogue at {_targets(report.quality):,} next clicks o
   {_moment(training.first_event_ms)} to {_moment(training.last_event_ms)}
 - {training.epochs} epochs in {training.seconds:.1f} s, {report.events_per_second:,.0f} next clicks/s; loss {_losses(report.epoch_losses)}
 - {report.n_items:,} items, {report.new_items:,} new, {report.retired_items:,} retired (no click in the window)
-- torch against ONNX Runtime: state {report.parity.step:.1e} after a step, {report.parity.chain:.1e} after 30, score {report.parity.score:.1e} (relative)
+- torch against ONNX Runtime: state {report.parity.step:.1e} after a step, {report.parity.chain:.1e} after 30, score {report.parity.score:.1e} (relative), {report.parity.recall:.4f} of the best 20 listed
 - {steps}
 """
 

@@ -45,9 +45,9 @@ from models.config import Item2VecConfig
 from models.item2vec import train_item2vec
 from models.progress import ProgressCallback
 from models.train import TrainingResult, train
-from stream_app.adapters.instruments import RetrainInstruments
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote
+from stream_app.adapters.retrain_instruments import RetrainInstruments
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import RankingQuality
 from stream_app.core.statistics import MINUTE_MS
@@ -326,6 +326,8 @@ def _content(
         popularity=popularity_of(past, n_items),
         training=facts,
         metrics={},
+        sessions=past,
+        approximate_scoring=run.settings.retrain.approximate_scoring,
     )
 
 
@@ -382,7 +384,7 @@ def _scratch(settings: Settings) -> Iterator[Path]:
     directory = settings.data_dir / SCRATCH
     lock: Any = None
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (settings.data_dir / f"{SCRATCH}.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(directory, ignore_errors=True)

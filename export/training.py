@@ -69,11 +69,14 @@ def train_and_export(options: TrainingOptions, console: Console | None = None) -
             "candidate" if name == "gru4rec" else name: msgspec.to_builtins(figures)
             for name, figures in outcome.quality.items()
         },
+        sessions=sessions,
     )
     return _write_and_prove(directory, content, checkpoint, into=True)
 
 
-def export_checkpoint(checkpoint_directory: Path, out: Path) -> OnnxScorer:
+def export_checkpoint(
+    checkpoint_directory: Path, out: Path, *, approximate_scoring: bool = False
+) -> OnnxScorer:
     """Make the bundle of a checkpoint anew as the directory `out`, which must not exist.
 
     checkpoint_directory: what `nextclick train --out` left, or the `checkpoint` in it.  Item vectors and
@@ -93,6 +96,8 @@ def export_checkpoint(checkpoint_directory: Path, out: Path) -> OnnxScorer:
         popularity=popularity,
         training=facts,
         metrics=metrics,
+        sessions=None,
+        approximate_scoring=approximate_scoring,
     )
     return _write_and_prove(out, content, checkpoint, into=False)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.config import GRU4RecConfig
 from models.gru4rec import GRU4Rec
 from stream_app.core.errors import BundleError
+from stream_app.core.records import UNREADABLE
 from stream_app.core.vocabulary import ItemVocabulary
 
 WEIGHTS: Final = "weights.safetensors"
@@ -115,7 +116,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             optimiser=optimiser,
             record=record,
         )
-    except (OSError, SafetensorError, msgspec.DecodeError) as error:
+    except (OSError, SafetensorError, *UNREADABLE) as error:
         raise BundleError(
             f"{directory} holds no readable checkpoint: {error}; train it again with "
             "nextclick train --data FILE --out DIRECTORY"

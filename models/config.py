@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.core.errors import BundleError, ConfigurationError
+from stream_app.core.records import UNREADABLE
 
 Cell = Literal["gru", "rnn"]
 Embedding = Literal["constrained", "separate", "one-hot"]
@@ -89,7 +90,7 @@ class GRU4RecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Raises `BundleError` where it is no such JSON, or a value does not fit."""
         try:
             return msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, ConfigurationError) as error:
+        except (ConfigurationError, *UNREADABLE) as error:
             raise BundleError(f"the model's hyper-parameters are unreadable: {error}") from error
 
     def changed(self, **changes: object) -> "GRU4RecConfig":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 
+from export import quantised_graphs, scoring
 from export.graphs import NetworkWeights
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.errors import BundleError
@@ -17,7 +18,7 @@ from tests.bundles import make_bundle
 torch = pytest.importorskip("torch", reason="needs the training environment")
 pytestmark = pytest.mark.torch
 
-from export.parity import check_parity  # noqa: E402 - only where torch is
+from export.parity import RECALL_MIN, SCORE_TOLERANCE, check_parity  # noqa: E402 - only where torch is
 from export.to_onnx import network_weights  # noqa: E402
 from models.config import GRU4RecConfig  # noqa: E402
 from models.gru4rec import GRU4Rec  # noqa: E402
@@ -91,6 +92,55 @@ def test_a_wrong_export_is_noticed(
     model = network()
     scorer = bundle(tmp_path, damage(network_weights(model)))
     with pytest.raises(BundleError, match="torch and ONNX Runtime disagree"):
+        check_parity(model, scorer)
+
+
+@pytest.fixture
+def quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "EXACT_UP_TO", 10)
+
+
+@pytest.mark.usefixtures("quantised")
+@pytest.mark.parametrize("layers", [1, 2])
+def test_torch_and_a_quantised_bundle_agree_and_what_is_missing_is_reported(
+    tmp_path: Path, layers: int
+) -> None:
+    model = network(layers=layers)
+    scorer = bundle(tmp_path, network_weights(model))
+    assert scorer.manifest.scoring.method == "int8"
+    report = check_parity(model, scorer)
+    assert RECALL_MIN["int8"] <= report.recall <= 1
+    assert report.score < SCORE_TOLERANCE
+
+
+@pytest.mark.usefixtures("quantised")
+@pytest.mark.parametrize("damage", [without_bias, two_items_exchanged])
+def test_a_wrong_quantised_export_is_noticed(
+    tmp_path: Path, damage: Callable[[NetworkWeights], NetworkWeights]
+) -> None:
+    model = network()
+    scorer = bundle(tmp_path, damage(network_weights(model)))
+    with pytest.raises(BundleError, match="torch and ONNX Runtime disagree"):
+        check_parity(model, scorer)
+
+
+@pytest.mark.usefixtures("quantised")
+def test_a_graph_that_finds_too_few_of_the_best_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right scores of the wrong items: an integer matrix of another model's."""
+    model = network()
+    build = quantised_graphs.quantised_items
+
+    def muddled(matrix: Any, bias: Any, *, pad_to: int) -> Any:
+        made = build(matrix, bias, pad_to=pad_to)
+        return replace(made, columns=np.roll(made.columns, 5, axis=1))
+
+    monkeypatch.setattr(quantised_graphs, "quantised_items", muddled)
+    monkeypatch.setattr(scoring, "RECALL_MIN", 0.0)
+    monkeypatch.setattr("export.quantised_graphs._SMALL_BLOCK", 1)
+    scorer = bundle(tmp_path, network_weights(model))
+    with pytest.raises(BundleError, match="of torch's best 20 items are listed"):
         check_parity(model, scorer)
 
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from export.periodic import Rhythm, retrain_for_ever
-from stream_app.adapters.instruments import RetrainInstruments
+from stream_app.adapters.retrain_instruments import RetrainInstruments
 from stream_app.core.errors import ServiceAwayError
 
 
@@ -84,4 +84,6 @@ def test_a_failed_run_is_counted_and_the_next_one_comes(
     }
     assert counted == {"failed": 3, "waiting": 1, "gated": 1, "published": 1}
     assert registry.get_sample_value("nextclick_retrain_running") == 0
+    assert registry.get_sample_value("nextclick_retrain_interval_seconds") == 1
+    assert registry.get_sample_value("nextclick_retrain_failures_in_a_row") == 1, "Stopped is one"
     assert registry.get_sample_value("nextclick_retrain_last_success_timestamp_seconds") > 1e9  # type: ignore[operator]
