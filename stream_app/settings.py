@@ -8,6 +8,7 @@ Read once, in the CLI, and passed down; nothing else looks at the environment.
 
 import difflib
 import os
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,14 @@ from stream_app.core.session import SessionLimits
 
 ENVIRONMENT_PREFIX: Final = "NEXTCLICK_"
 SETTINGS_FILE: Final = "nextclick.toml"
+SECRETS: Final = frozenset({"kafka.sasl_password", "gateway.token"})
+"""Never a flag, because every user of the machine sees a process's arguments; never in a message."""
+
+_LISTS: Final = frozenset(
+    {"serving.event_types", "gateway.cors_origins", "gateway.hosts", "gateway.trusted_proxies"}
+)
+_SECRET_BYTES_MAX: Final = 4096
+_FILE_BYTES_MAX: Final = 2**20
 
 
 class Group(BaseModel):
@@ -50,6 +59,10 @@ class KafkaSettings(Group):
     """Name we show to the broker."""
     group_id: str = "nextclick-worker"
     """Consumer group of the workers; other processes append their own name."""
+    group_instance_id: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,249}$")
+    """Name of this worker in its group, no other's (a pod's name); empty: made up once, and kept in `data_dir`."""
+    session_timeout_seconds: float = Field(default=10.0, ge=6, le=40)
+    """A worker that is silent for so long loses its partitions to others."""
 
 
 class TopicSettings(Group):
@@ -74,7 +87,7 @@ class TopicSettings(Group):
 class ServingSettings(Group):
     top_k: int = Field(default=20, ge=1, le=1000)
     """Items in a recommendation."""
-    batch_clicks_max: int = Field(default=256, ge=1, le=4096)
+    batch_clicks_max: int = Field(default=512, ge=1, le=4096)
     """Clicks taken together; larger shares the item matrix, smaller answers sooner."""
     filter_seen: bool = False
     """Leave out what the session clicked already."""
@@ -86,8 +99,15 @@ class ServingSettings(Group):
     """An event time further ahead of Kafka's timestamp is a bad record."""
     dead_letters_in_a_row_max: int = Field(default=1000, ge=1)
     """So many dead letters without one good click between halt the worker: the decoder is wrong, not the clicks."""
+    state_write_interval_ms: int = Field(default=20, ge=0, le=1000)
+    """States of batches answered meanwhile are written together; longer saves CPU at low rates, and repeats
+    more answers after a crash."""
     commit_interval_ms: int = Field(default=200, ge=10, le=60_000)
     """How often finished clicks are committed."""
+    standby_copies: int = Field(default=0, ge=0, le=1)
+    """Other workers that keep each partition's sessions up to date in their own data_dir, for a quick fail-over."""
+    on_lost_clicks: Literal["continue", "halt"] = "continue"
+    """Where the topic's retention deleted clicks before they were read: say so and go on, or halt."""
     state_ttl_hours: float = Field(default=24.0, gt=0)
     """A session idle for so long (event time) is removed from state and changelog."""
     releases_poll_seconds: float = Field(default=1.0, gt=0)
@@ -117,6 +137,44 @@ class ArchiveSettings(Group):
     """Or after so many clicks of one partition."""
 
 
+class GatewaySettings(Group):
+    host: str = "127.0.0.1"
+    """Address the gateway listens on."""
+    port: int = Field(default=8480, ge=0, le=65535)
+    """Port it listens on; 0 takes a free one and logs it."""
+    hosts: tuple[str, ...] = ()
+    """Names it may be called by, comma-separated; empty: loopback's own while it listens there only, else any."""
+    token: str = Field(default="", repr=False, pattern=r"^([!-~]{16,})?$")
+    """Who calls must show this (`Authorization: Bearer ...`), 16 characters or more; empty: nobody is asked.  From the
+    environment or `token_file`, never a flag."""
+    token_file: Path | None = None
+    """File that holds the token."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (`https://shop.example`) whose pages may call it, comma-separated."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of proxies that are believed who the client is (`X-Forwarded-For`), comma-separated."""
+    requests_per_second_max: float = Field(default=1000.0, ge=0)
+    """Of one client address, with so many more at once; 0: no limit."""
+    connections_max: int = Field(default=2000, ge=10)
+    """Open connections; one above it gets status 503."""
+    idle_seconds_max: float = Field(default=30.0, gt=0)
+    """A connection that sends no request for so long is closed; so is a request that takes so long to send."""
+    body_bytes_max: int = Field(default=65_536, ge=1024, le=1_000_000)
+    """Size of a click."""
+    store_ms_max: int = Field(default=10_000, ge=100, le=60_000)
+    """Kafka has so long to confirm a click, then the caller is told that it may be lost (status 503)."""
+    wait_ms_max: int = Field(default=5_000, ge=0, le=60_000)
+    """A caller may wait so long for the answer to its click."""
+    live_clients_max: int = Field(default=100, ge=1)
+    """Readers of the live feed."""
+    live_session_ids: bool = False
+    """Name sessions in the live feed; otherwise they are pseudonyms."""
+    remembered_answers_max: int = Field(default=40_000, ge=100)
+    """Newest answers kept in memory for `/v1/sessions` (about 2 kB each); half of them for sessions that click here."""
+    simulator_report: Path | None = None
+    """File that `nextclick simulate --report` writes: the live feed tells the best possible hit rate from it."""
+
+
 class RetrainSettings(Group):
     window_days: float = Field(default=14.0, gt=0)
     """Train on so many newest days of the click log."""
@@ -143,6 +201,9 @@ class RetrainSettings(Group):
     gate_tolerance: float = Field(default=0.02, ge=0, lt=1)
     """A candidate may lose so much of the live model's Recall@20 (relative), or one standard error on the
     held-out clicks if that is more, to noise and still pass."""
+    approximate_scoring: bool = False
+    """Score a catalogue of 300,000 items or more by clusters: several times faster, a few items of a list in a
+    hundred missing.  The share is measured at each export and stands in the manifest (`scoring`)."""
 
 
 class Settings(Group):
@@ -154,11 +215,15 @@ class Settings(Group):
     """Directory or URL of the archived clicks (Parquet by day)."""
     data_dir: Path = Path("nextclick-data/worker")
     """RocksDB and scratch, one directory per process."""
+    shared_data_dir: Path | None = None
+    """Replicas of the worker share this directory: each takes a numbered one in it that no other holds as its
+    `data_dir`, and finds what was left there."""
     session: SessionLimits = SessionLimits()
     serving: ServingSettings = ServingSettings()
     metrics: MetricsSettings = MetricsSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    gateway: GatewaySettings = GatewaySettings()
     retrain: RetrainSettings = RetrainSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
@@ -216,6 +281,11 @@ def load_settings(
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
             take(name, text, f"environment variable {variable}")
     for name, value in flags.items():
+        if name in SECRETS:
+            raise ConfigurationError(
+                f"{name} is no flag, because every user of this machine can read the arguments of a "
+                f"process: set {variable_of(name)}, or {name}_file"
+            )
         if value is not None:
             take(name, value, f"flag for {name}")
     if unknown:
@@ -235,21 +305,98 @@ def load_settings(
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
             source = next((origin[n] for n in origin if name.startswith(n)), name)
-            lines.append(f"{source}: {name}: {problem['msg']}, got {problem['input']!r}")
-        raise ConfigurationError("\n".join(lines)) from error
-    return _with_password(settings)
+            got = "" if _holds_secret(name) else f", got {problem['input']!r}"
+            lines.append(f"{source}: {name}: {problem['msg']}{got}")
+        # Its text repeats what was given, so it does not come along.
+        raise ConfigurationError("\n".join(lines)) from None
+    return _with_secrets(settings)
 
 
-def _with_password(settings: Settings) -> Settings:
-    file = settings.kafka.sasl_password_file
-    if file is None:
-        return settings
+def loose_files(
+    settings: Settings, *, file: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """A warning for each file that holds a secret and that others than its owner can read.
+
+    file: the settings file, as in `load_settings`.
+    """
+    holders = {"kafka.ssl_keyfile": settings.kafka.ssl_keyfile}
+    for name in sorted(SECRETS):
+        secret_file = _value(settings, f"{name}_file")
+        if secret_file is not None:
+            holders[f"{name}_file"] = secret_file
+        elif _value(settings, name) and not environment.get(variable_of(name)):
+            holders["settings file"] = file or Path(SETTINGS_FILE)
+    found = []
+    for what, path in holders.items():
+        try:
+            mode = path.stat().st_mode if path is not None else 0
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and mode & 0o077:
+            found.append(
+                f"{what} {path} holds a secret and is open to others (mode {mode & 0o777:04o}): "
+                f"chmod 600 {path}"
+            )
+    return found
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
+
+
+def _holds_secret(name: str) -> bool:
+    """Whether a value of that setting, or of the group, is or contains a secret."""
+    return any(f"{secret}.".startswith(f"{name}.") for secret in SECRETS) or any(
+        name.startswith(f"{secret}.") for secret in SECRETS
+    )
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """The secrets themselves: for whoever keeps them out of logs."""
+    return [secret for name in sorted(SECRETS) if (secret := _value(settings, name))]
+
+
+def _value(settings: Settings, name: str) -> Any:
+    group, _, leaf = name.partition(".")
+    return getattr(getattr(settings, group), leaf)
+
+
+def _with_secrets(settings: Settings) -> Settings:
+    """Where a file holds a secret, the secret; checked like one that was given."""
+    for name in sorted(SECRETS):
+        file = _value(settings, f"{name}_file")
+        if file is not None:
+            group, _, leaf = name.partition(".")
+            held = getattr(settings, group).model_dump() | {
+                leaf: _read_secret(f"{name}_file", file)
+            }
+            try:
+                settings = settings.model_copy(
+                    update={group: type(getattr(settings, group)).model_validate(held)}
+                )
+            except ValidationError as error:
+                raise ConfigurationError(f"{name}_file: {error.errors()[0]['msg']}") from None
+    return settings
+
+
+def _read_secret(name: str, file: Path) -> str:
     try:
-        password = file.read_text().strip()
+        with file.open("rb") as stream:
+            raw = stream.read(_SECRET_BYTES_MAX + 1)
+        secret = raw.decode().strip()
     except OSError as error:
-        raise ConfigurationError(f"kafka.sasl_password_file: {error}") from error
-    kafka = settings.kafka.model_copy(update={"sasl_password": password})
-    return settings.model_copy(update={"kafka": kafka})
+        raise ConfigurationError(f"{name}: {error}") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            f"{name} {file} is not UTF-8: write the secret and nothing else"
+        ) from None
+    if len(raw) > _SECRET_BYTES_MAX:
+        raise ConfigurationError(
+            f"{name} {file} is larger than {_SECRET_BYTES_MAX} bytes: name the file that holds the "
+            "secret and nothing else"
+        )
+    return secret
 
 
 def _fields(model: type[Any]) -> Iterator[tuple[str, Any]]:
@@ -267,7 +414,7 @@ def _is_group(default: Any) -> bool:
 
 def _split_list(name: str, value: Any) -> Any:
     """Lists are written with commas in flags and variables."""
-    if name == "serving.event_types" and isinstance(value, str):
+    if name in _LISTS and isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
@@ -277,10 +424,16 @@ def _from_file(file: Path | None) -> list[tuple[str, Any]]:
     if file is None and not path.is_file():
         return []
     try:
-        tree = tomllib.loads(path.read_text())
+        with path.open("rb") as stream:
+            raw = stream.read(_FILE_BYTES_MAX + 1)
+        if len(raw) > _FILE_BYTES_MAX:
+            raise ConfigurationError(f"settings file {path} is larger than {_FILE_BYTES_MAX} bytes")
+        tree = tomllib.loads(raw.decode())
     except OSError as error:
         raise ConfigurationError(f"settings file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigurationError(f"settings file {path} is nested too deeply") from None
+    except ValueError as error:  # TOML's own errors, bad UTF-8, numbers of thousands of digits
         raise ConfigurationError(f"settings file {path}: {error}") from error
 
     def flatten(branch: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

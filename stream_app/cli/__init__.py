@@ -1,5 +1,6 @@
 """The `nextclick` program.  A file per command group; each command only reads settings and calls."""
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -20,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "replay": "stream_app.cli.traffic:replay",
     "simulate": "stream_app.cli.traffic:simulate",
     "watch": "stream_app.cli.watch:watch",
+    "gateway": "stream_app.cli.gateway:gateway",
     "session": "stream_app.cli.session:session",
     "dead-letters": "stream_app.cli.inspect:dead_letters",
     "doctor": "stream_app.cli.inspect:doctor",
@@ -55,6 +57,7 @@ def program() -> None:
 
 def main() -> None:
     """Run the program; exit 0 done, 2 usage or configuration, 69 a service is away, 70 restart me."""
+    os.umask(os.umask(0o022) | 0o022)  # whatever we write, only its owner may change it
     try:
         status = program.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -63,7 +66,12 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except NextclickError as error:
-        click.echo(f"nextclick: {error}", err=True)
+        # Imported here, because few commands end so.
+        from stream_app.logging_setup import without_secrets  # noqa: PLC0415
+        from stream_app.tools.plain_text import printable_lines  # noqa: PLC0415
+
+        # It may quote what a stranger sent or named.
+        click.echo(printable_lines(without_secrets(f"nextclick: {error}")), err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)

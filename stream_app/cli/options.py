@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from stream_app.core.errors import ConfigurationError
-from stream_app.settings import Settings, load_settings
+from stream_app.logging_setup import keep_secret
+from stream_app.settings import SECRETS, Settings, load_settings, loose_files, secrets_of
 
 _FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "kafka.bootstrap_servers": (
@@ -20,6 +21,8 @@ _FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "data_dir": (("--data-dir",), "RocksDB and scratch of this process."),
     "metrics.port": (("--metrics-port",), "Port of /metrics, /healthz, /readyz; 0: a free one."),
     "metrics.host": (("--metrics-host",), "Address they listen on."),
+    "gateway.port": (("--port",), "Port the gateway listens on; 0: a free one."),
+    "gateway.host": (("--host",), "Address it listens on."),
     "topics.partitions": (("--partitions",), "Partitions of clicks, recommendations, sessions."),
     "topics.replication": (("--replication",), "Copies of each partition."),
 }
@@ -41,7 +44,12 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
                 value = kwargs.pop(_parameter(name))
                 if value is not None:
                     flags[name] = value
-            return command(load_settings(flags, file=settings_file), *args, **kwargs)
+            settings = load_settings(flags, file=settings_file)
+            for secret in secrets_of(settings):
+                keep_secret(secret)
+            for warning in loose_files(settings, file=settings_file):
+                click.echo(f"nextclick: warning: {warning}", err=True)
+            return command(settings, *args, **kwargs)
 
         decorated = click.option(
             "--set",
@@ -67,7 +75,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
 def settings_as_flags(settings: Settings) -> list[str]:
     """The settings that differ from the defaults, as `--set` flags for a child process of ours.
 
-    The password is left out: it travels in the environment.
+    Secrets are left out: they travel in the environment.
     """
     default = Settings().model_dump(mode="json")
     flags: list[str] = []
@@ -76,7 +84,7 @@ def settings_as_flags(settings: Settings) -> list[str]:
         for name, value in branch.items():
             if isinstance(value, dict):
                 walk(value, base[name], f"{prefix}{name}.")
-            elif value != base[name] and name != "sasl_password":
+            elif value != base[name] and f"{prefix}{name}" not in SECRETS:
                 text = ",".join(value) if isinstance(value, list) else str(value)
                 flags.extend(("--set", f"{prefix}{name}={text}"))
 
@@ -91,5 +99,6 @@ def _parameter(name: str) -> str:
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigurationError(f"--set {text}: write NAME=VALUE, e.g. --set serving.top_k=10")
+        shown = text if "password" not in text.lower() else "..."
+        raise ConfigurationError(f"--set {shown}: write NAME=VALUE, e.g. --set serving.top_k=10")
     return name.strip(), value

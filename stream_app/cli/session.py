@@ -62,7 +62,7 @@ def _describe(known: sessions.KnownSession, settings: Settings) -> Iterator[str]
     yield f"clicks       {state.click_count}"
     yield f"first event  {moment(state.start_ms)}"
     yield f"last event   {moment(state.last_event_ms)}"
-    yield f"model        {state.model_version or 'none has seen it'}"
+    yield f"model        {printable(state.model_version) or 'none has seen it'}"
     yield f"recent items ({len(state.recent_item_ids)}, oldest first)"
     for item_id in state.recent_item_ids:
         yield f"  {printable(item_id)}"
@@ -70,7 +70,7 @@ def _describe(known: sessions.KnownSession, settings: Settings) -> Iterator[str]
         yield "last shown   nothing"
         return
     version = state.shown_model_version
-    by = "popularity" if version == NO_MODEL else f"model {version}"
+    by = "popularity" if version == NO_MODEL else f"model {printable(version)}"
     yield f"last shown   by {by}, best first"
     candidates = (
         *sessions.vocabulary_of(settings.registry, version),

@@ -103,6 +103,7 @@ class Demo:
         self._environment_told = False
         self._retraining_began = False
         self._versions_told = 0
+        self._page_told = False
         self._best: float | None = None
         self._look_again = 0.0
         self._streamed_since: float | None = None
@@ -137,20 +138,20 @@ class Demo:
             self._stream()
         finally:
             self._children.stop(INSTALLER, names.RETRAIN, names.TRAFFIC)
-            self._children.stop(names.WORKER, names.STATISTICS, names.ARCHIVE)
+            self._children.stop(names.GATEWAY, names.WORKER, names.STATISTICS, names.ARCHIVE)
             broker.stop()
         self._sum_up()
 
     def _stream(self) -> None:
         topics = self._settings.topics
         ensure_topics(self._settings.kafka, topics)
-        self._services.start_serving()
+        self._services.start_serving(self._settings.gateway)
         followed = (topics.clicks, topics.recommendations, topics.dead_letters)
         sample = live_view.ClickSample()
         display = live_view.Display(
             self._console,
             lambda: live_view.picture(
-                f"nextclick demo  {self._clock()}",
+                f"nextclick demo  {self._clock()}  {self._services.page if self._page_told else ''}",
                 self._facts(),
                 self._numbers,
                 sample,
@@ -260,6 +261,7 @@ class Demo:
         if now >= self._look_again:
             self._look_again = now + _LOOK_SECONDS
             self._look_at_traffic_report()
+            self._tell_of_the_page()
         if self._display is not None:
             self._display.tick()
 
@@ -285,6 +287,11 @@ class Demo:
             self._versions_told += 1
             if version != NO_MODEL:
                 self._tell(f"model {version} answers")
+
+    def _tell_of_the_page(self) -> None:
+        if not self._page_told and self._services.page_is_ready():
+            self._page_told = True
+            self._tell(f"to click and to look: {self._services.page}")
 
     def _look_at_traffic_report(self) -> None:
         self._best = best_possible(self._workspace.traffic_report) or self._best

@@ -14,10 +14,12 @@ from stream_app.demo.children import Child, Children
 from stream_app.demo.options import DemoOptions
 from stream_app.demo.recorded_log import RecordedLog
 from stream_app.demo.workspace import Workspace, environment_of_children, free_port
+from stream_app.settings import GatewaySettings, variable_of
 
 WORKER: Final = "worker"
 STATISTICS: Final = "statistics"
 ARCHIVE: Final = "archive"
+GATEWAY: Final = "gateway"
 TRAFFIC: Final = "traffic"
 RETRAIN: Final = "retrain"
 
@@ -54,11 +56,13 @@ class Services:
         self.restarts = 0
         self.traffic_is_over = False
 
-    def start_serving(self) -> None:
-        """Worker, statistics, archive."""
+    def start_serving(self, gateway: GatewaySettings) -> None:
+        """Worker, statistics, archive, gateway."""
         self._start(WORKER, self._nextclick(WORKER, {"--metrics-port": self._worker_port}))
         self._start(STATISTICS, self._nextclick(STATISTICS))
         self._start(ARCHIVE, self._nextclick(ARCHIVE))
+        self._gateway = gateway
+        self._start(GATEWAY, self._nextclick(GATEWAY))
 
     def start_traffic(self, recorded: RecordedLog | None) -> None:
         """recorded: the part of the log to stream; None: the simulated shop."""
@@ -88,12 +92,16 @@ class Services:
         self._start(RETRAIN, self._nextclick(RETRAIN, flags, python=python), nice=True)
 
     def worker_is_ready(self) -> bool:
-        try:
-            url = f"http://127.0.0.1:{self._worker_port}/readyz"
-            with urllib.request.urlopen(url, timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        return _says_ready("127.0.0.1", self._worker_port)
+
+    @property
+    def page(self) -> str:
+        """Address of the gateway's page."""
+        return f"http://{_in_url(self._gateway.host)}:{self._gateway.port}/"
+
+    def page_is_ready(self) -> bool:
+        gateway = self._gateway
+        return self.is_running(GATEWAY) and _says_ready(_in_url(gateway.host), gateway.port)
 
     def is_running(self, name: str) -> bool:
         return self._children.get(name) is not None
@@ -140,8 +148,10 @@ class Services:
 
     def _start(self, name: str, command: list[str | Path], nice: bool = False) -> None:
         self._commands[name] = (command, nice)
-        log_file = self._workspace.log(name)
-        self._children.start(name, command, log_file, env=environment_of_children(), nice=nice)
+        env = dict(environment_of_children())
+        if name == GATEWAY and self._gateway.token and not self._gateway.token_file:
+            env[variable_of("gateway.token")] = self._gateway.token  # in no file, in no argument
+        self._children.start(name, command, self._workspace.log(name), env=env, nice=nice)
 
     def _nextclick(
         self,
@@ -154,3 +164,15 @@ class Services:
         settings = ["--settings", str(self._workspace.settings_file)]
         program = [str(python or sys.executable), "-m", "stream_app"]
         return [*program, command, *settings, *given, *arguments]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _says_ready(host: str, port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -5,12 +5,13 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from stream_app.core.errors import ConfigurationError
-from stream_app.settings import ENVIRONMENT_PREFIX, Group, KafkaSettings, Settings
+from stream_app.settings import ENVIRONMENT_PREFIX, SECRETS, Group, KafkaSettings, Settings
 
 DATA_ROOT: Final = Path("nextclick-data")
 
@@ -25,7 +26,7 @@ class Workspace:
         self.root = directory or DATA_ROOT / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
         self.root = self.root.absolute()
         try:
-            self.root.mkdir(parents=True, exist_ok=self._named)
+            self.root.mkdir(parents=True, exist_ok=self._named, mode=0o700)
             if any(self.root.iterdir()):
                 raise ConfigurationError(
                     f"--data-dir {self.root} is not empty, and the demo begins afresh: name a "
@@ -70,11 +71,18 @@ class Workspace:
                 "click_log": str(self.root / "click-log"),
                 "data_dir": self.root / "worker",
                 "archive": _unless_given(base.archive, flush_seconds=10.0),
+                "gateway": _unless_given(
+                    base.gateway,
+                    port=free_port(base.gateway.port),
+                    live_session_ids=True,  # of a simulated shop, or of a public log
+                    simulator_report=self.traffic_report,
+                ),
                 "retrain": _unless_given(
                     base.retrain, sessions_min=sessions_min, replay_clicks=100_000
                 ),
             }
         )
+        self.settings_file.touch(mode=0o600)
         self.settings_file.write_text("\n".join(_toml(settings.model_dump(mode="json"))) + "\n")
         return settings
 
@@ -98,10 +106,15 @@ def environment_of_children() -> Mapping[str, str]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(preferred: int = 0) -> int:
+    """A port of loopback that nobody listens on: the preferred one if it is free."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise ConfigurationError("no port of 127.0.0.1 is free: end what takes them all")
 
 
 def _unless_given(group: Group, **values: object) -> Group:
@@ -116,7 +129,7 @@ def _toml(tree: Mapping[str, Any], group: str = "") -> Iterator[str]:
     A string of TOML may be written as JSON writes it, and so may numbers, booleans and lists of them.
     """
     for name, value in tree.items():
-        if not isinstance(value, Mapping) and value is not None and name != "sasl_password":
+        if not isinstance(value, Mapping) and value is not None and f"{group}{name}" not in SECRETS:
             yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
     for name, value in tree.items():
         if isinstance(value, Mapping):

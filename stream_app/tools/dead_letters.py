@@ -239,5 +239,8 @@ class _Requeue:
 
 
 def when(written_ms: int) -> str:
-    """UTC, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(written_ms / 1000))
+    """UTC, to the second; a time that no calendar knows stays a number."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(written_ms / 1000))
+    except (OverflowError, ValueError, OSError):
+        return str(written_ms)

@@ -8,7 +8,7 @@ its offset was seen: by then it is known what its session had been shown.
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -16,7 +16,7 @@ from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
 from stream_app.core.pipeline import ClickRecord, Judgement, ServingRules
 from stream_app.core.ranking import SHOWN_MAX, hashes_of, rank_in_shown
-from stream_app.core.records import ERASE, NO_MODEL, Click, ItemId, Recommendation
+from stream_app.core.records import ERASE, NO_MODEL, UNREADABLE, Click, ItemId, Recommendation
 from stream_app.core.session import SessionState, advance
 from stream_app.core.statistics import CountedClick, LocalPopularity, counted_time_ms
 from stream_app.tools.latencies import Latencies
@@ -26,6 +26,10 @@ SESSIONS_MAX: Final = 200_000
 """Sessions remembered; the longest untouched is forgotten first, and judged no more."""
 TITLES_MAX: Final = 100_000
 RECENT_MAX: Final = 50
+DEAD_LETTERS_MAX: Final = 200_000
+"""Remembered, so that none is counted twice."""
+ANSWERED_MAX: Final = 4_000_000
+"""Offsets of a partition, the newest, for which it is remembered whether they were answered."""
 NAMED_MAX: Final = 5
 """Items of an answer that are kept by id, to be shown."""
 POPULARITY_CLICKS: Final = 100
@@ -86,10 +90,22 @@ class _Session:
     """What popularity would have shown, as `hashes_of` gives it."""
 
 
+class Listener(Protocol):
+    """Whoever wants to know of single clicks; called while records are taken."""
+
+    def on_seen(self, record: ClickRecord, click: Click, seen: SeenClick) -> None:
+        """A click was folded."""
+
+    def on_forgotten(self, session_id: str) -> None:
+        """A session was erased, or gave no consent: nobody may remember it."""
+
+
 class LiveNumbers:
     """Feed it with `take`; read its fields at any time.
 
     newest_only: serving.answer_newest_only is on, so a click without an answer was superseded.
+    sessions_max: remembered to judge by.  waiting_max: clicks of a partition that wait for an answer; beyond
+    it the oldest are passed over, unjudged (None: none is, and a stream that nobody answers fills the memory).
     Seconds are the caller's clock, which never runs backwards.
     """
 
@@ -101,14 +117,18 @@ class LiveNumbers:
         half_life_ms: float,
         popularity_items_max: int = 1_000_000,
         newest_only: bool = False,
+        sessions_max: int = SESSIONS_MAX,
+        waiting_max: int | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self._topics, self._rules, self._newest_only = topics, rules, newest_only
+        self._sessions_max, self._waiting_max, self._listener = sessions_max, waiting_max, listener
         self._partitions: dict[int, _Partition] = {}
         self._sessions: OrderedDict[tuple[int, str], _Session] = OrderedDict()
         self._popularity = LocalPopularity(half_life_ms, popularity_items_max, ranked=SHOWN_MAX)
         self._uncounted: list[CountedClick] = []
         self._popular = b""
-        self._dead_letters: set[tuple[int, int]] = set()
+        self._dead_letters: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._per_second: deque[tuple[int, int]] = deque()
         self._decode_answer = msgspec.json.Decoder(Recommendation).decode
         self.produced = 0
@@ -116,6 +136,8 @@ class LiveNumbers:
         self.recommended = 0
         """Clicks answered, each counted once however often it was answered."""
         self.repeated_answers = 0
+        self.dead_lettered = 0
+        """Clicks on the dead-letter topic, each counted once."""
         self.foreign_records = 0
         """Records on our topics that somebody else wrote, passed over."""
         self.outcomes: Counter[str] = Counter()
@@ -130,11 +152,6 @@ class LiveNumbers:
         self.swap_gaps = SwapGaps()
         self.first_answer_at: float | None = None
         self.first_model_at: float | None = None
-
-    @property
-    def dead_lettered(self) -> int:
-        """Clicks on the dead-letter topic, each counted once."""
-        return len(self._dead_letters)
 
     @property
     def ignored(self) -> dict[str, int]:
@@ -210,7 +227,7 @@ class LiveNumbers:
     def _take_answer(self, record: Any, now: float) -> None:
         try:
             answer = self._decode_answer(record.value)
-        except msgspec.DecodeError:
+        except (TypeError, *UNREADABLE):  # no value, or somebody else's
             self.foreign_records += 1
             return
         partition = self._partition(answer.source.partition)
@@ -252,7 +269,12 @@ class LiveNumbers:
         except (KeyError, ValueError):
             self.foreign_records += 1
             return
-        self._dead_letters.add((number, offset))
+        if (number, offset) in self._dead_letters:
+            return
+        self.dead_lettered += 1
+        self._dead_letters[number, offset] = None
+        if len(self._dead_letters) > DEAD_LETTERS_MAX:
+            self._dead_letters.popitem(last=False)
 
     def _count_rate(self, clicks: int, now: float) -> None:
         second = int(now)
@@ -271,6 +293,8 @@ class LiveNumbers:
             answer = partition.answers.pop(record.offset, None)
             partition.folded_to = record.offset
             self.outcomes[self._fold_click(record, answer)] += 1
+        while self._waiting_max is not None and len(waiting) > self._waiting_max:
+            partition.folded_to = waiting.popleft().offset
 
     def _fold_click(self, record: ClickRecord, answer: _Answer | None) -> str:
         """What must become of the click, by the rules alone."""
@@ -284,10 +308,10 @@ class LiveNumbers:
             return "dead_lettered"
         key = (record.partition, click.session_id)
         if click.event_type == ERASE:
-            self._sessions.pop(key, None)
+            self._forget(key)
             return "ignored_erased"
         if not click.consent:
-            self._sessions.pop(key, None)
+            self._forget(key)
         if click.event_type not in self._rules.event_types:
             return "ignored_event_type"
         self._count_popularity(click, record.timestamp)
@@ -307,7 +331,10 @@ class LiveNumbers:
         hit_rank = self._judge(shown, click.item_id) if shown else 0
         self.sessions_of_two += state.click_count == 2
         self._remember(key, _Session(state, answer, self._popular))
-        self.recent.append(_seen(click, shown, hit_rank, answer))
+        seen = _seen(click, shown, hit_rank, answer)
+        self.recent.append(seen)
+        if self._listener is not None:
+            self._listener.on_seen(record, click, seen)
         return "ignored_superseded" if answer is None and self._newest_only else "answered"
 
     def _judge(self, session: _Session, item_id: ItemId) -> int:
@@ -321,8 +348,13 @@ class LiveNumbers:
     def _remember(self, key: tuple[int, str], session: _Session) -> None:
         self._sessions[key] = session
         self._sessions.move_to_end(key)
-        if len(self._sessions) > SESSIONS_MAX:
+        if len(self._sessions) > self._sessions_max:
             self._sessions.popitem(last=False)
+
+    def _forget(self, key: tuple[int, str]) -> None:
+        self._sessions.pop(key, None)
+        if self._listener is not None:
+            self._listener.on_forgotten(key[1])
 
     def _count_popularity(self, click: Click, kafka_timestamp_ms: int) -> None:
         time_ms = counted_time_ms(click.event_time_ms, kafka_timestamp_ms)
@@ -349,12 +381,15 @@ class _Partition:
     _first: int | None = None
     _answered: bytearray = field(default_factory=bytearray)
     """A byte per click offset, from `_first` on: 1 once it was answered."""
+    _dropped: bool = False
 
     def note_answered(self, offset: int) -> bool:
         """Whether this is the first answer to the click at `offset`."""
         if self._first is None:
             self._first = offset
         position = offset - self._first
+        if position < 0 and self._dropped:
+            return False  # so long ago that it was answered before, as good as surely
         if position < 0:
             self._answered[:0] = bytes(-position)
             self._first, position = offset, 0
@@ -363,6 +398,10 @@ class _Partition:
         if self._answered[position]:
             return False
         self._answered[position] = 1
+        if len(self._answered) > 2 * ANSWERED_MAX:
+            del self._answered[:ANSWERED_MAX]
+            self._first += ANSWERED_MAX
+            self._dropped = True
         return True
 
 
@@ -388,5 +427,5 @@ _properties_decoder = msgspec.json.Decoder(_Properties)
 def _title(properties: msgspec.Raw) -> str | None:
     try:
         return _properties_decoder.decode(properties).title
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None  # somebody's own use of the field

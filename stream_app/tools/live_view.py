@@ -100,7 +100,7 @@ class ClickSample:
 
 
 def version_label(version: str) -> str:
-    return "popularity" if version == NO_MODEL else version
+    return "popularity" if version == NO_MODEL else printable(version)
 
 
 def hit_rate(judgement: Judgement) -> float | None:

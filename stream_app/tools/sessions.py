@@ -69,6 +69,20 @@ def read_sessions(kafka: KafkaConnection, topic: str) -> SessionTable:
     return table
 
 
+def find_session(kafka: KafkaConnection, topic: str, session_id: str) -> KnownSession | None:
+    """One session whose clicks are keyed by its id: only its partition is read, and nothing else kept.
+
+    Raises as `read_sessions` does.
+    """
+    table, key = SessionTable({}), session_id.encode()
+    with CompactedTopic(kafka, topic, of_key=key) as changelog:
+        for records in changelog.read_to_end():
+            for record in records:
+                if record.key == key:
+                    _take(table, record)
+    return next(iter(table.find(session_id)), None)
+
+
 def _take(table: SessionTable, record: Any) -> None:
     try:
         key = (record.partition, record.key.decode())

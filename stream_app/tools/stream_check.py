@@ -21,7 +21,7 @@ from stream_app.adapters.statistics_reader import read_versions
 from stream_app.core.errors import BadRecordError, BundleError
 from stream_app.core.pipeline import Judgement, ServingRules, recommend_batch
 from stream_app.core.ports import Popularity
-from stream_app.core.records import Recommendation, ScoredItem
+from stream_app.core.records import UNREADABLE, Recommendation, ScoredItem
 from stream_app.core.statistics import CountedClick, LocalPopularity, countable
 from stream_app.core.statistics_records import VersionMarker
 from stream_app.files.registry import Registry
@@ -259,7 +259,11 @@ def _last_answers(
     decode = msgspec.json.Decoder(Recommendation).decode
     for partition in records.values():
         for record in partition:
-            answer = decode(record.value)
+            try:
+                answer = decode(record.value)
+            except (TypeError, *UNREADABLE):  # no value, or somebody else's
+                check.differences["no answer of ours"] += 1
+                continue
             click = (answer.source.partition, answer.source.offset)
             check.repeated_answers += click in answers
             answers[click] = answer

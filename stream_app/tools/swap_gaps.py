@@ -39,8 +39,11 @@ class SwapGaps:
     def add(self, version: str, generated_at: str, now: float) -> None:
         """generated_at: RFC 3339, as the answer says."""
         if generated_at != self._last_text or not self._answered:
-            self._last_text = generated_at
-            self._last_ms = round(datetime.fromisoformat(generated_at).timestamp() * 1000)
+            try:
+                given_at_ms = round(datetime.fromisoformat(generated_at).timestamp() * 1000)
+            except (ValueError, OverflowError):
+                return  # somebody else's answer
+            self._last_text, self._last_ms = generated_at, given_at_ms
             self._answered.append([now, self._last_ms, 0])
         self._answered[-1][2] += 1
         if version not in self._known:

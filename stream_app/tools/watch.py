@@ -14,7 +14,13 @@ from stream_app.core.statistics import MINUTE_MS
 from stream_app.settings import Settings
 from stream_app.tools import live_view
 from stream_app.tools.latencies import percentile
-from stream_app.tools.live_numbers import LiveNumbers, StreamTopics, VersionQuality
+from stream_app.tools.live_numbers import (
+    SESSIONS_MAX,
+    Listener,
+    LiveNumbers,
+    StreamTopics,
+    VersionQuality,
+)
 from stream_app.tools.reports import write_report
 
 
@@ -60,7 +66,13 @@ def watch(
         write_report(report, watch_report(numbers, time.monotonic() - began))
 
 
-def live_numbers(settings: Settings) -> LiveNumbers:
+def live_numbers(
+    settings: Settings,
+    *,
+    sessions_max: int = SESSIONS_MAX,
+    waiting_max: int | None = None,
+    listener: Listener | None = None,
+) -> LiveNumbers:
     """Numbers that follow the same rules as a worker with these settings."""
     topics, serving = settings.topics, settings.serving
     return LiveNumbers(
@@ -73,6 +85,9 @@ def live_numbers(settings: Settings) -> LiveNumbers:
         half_life_ms=settings.statistics.half_life_minutes * MINUTE_MS,
         popularity_items_max=settings.statistics.items_max,
         newest_only=serving.answer_newest_only,
+        sessions_max=sessions_max,
+        waiting_max=waiting_max,
+        listener=listener,
     )
 
 
