@@ -1,8 +1,8 @@
 """One real broker for the whole test session, and topics of its own for each test."""
 
 import os
-import uuid
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import pytest
 from stream_app.adapters import kafka_topics
 from stream_app.adapters.local_kafka import LocalKafka
 from stream_app.core.errors import ServiceAwayError
-from stream_app.settings import KafkaSettings, TopicSettings
+from stream_app.settings import KafkaSettings, Settings, TopicSettings
+from tests.integration.processes import NextclickProcess
+from tests.topics import made_up_topics
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,7 @@ class TopicFactory:
 
     def name(self, *, partitions: int = 4) -> TopicSettings:
         """Names only; deleted after the test if something created them."""
-        prefix = f"test-{uuid.uuid4().hex[:8]}"
-        settings = TopicSettings(
-            clicks=f"{prefix}.clicks",
-            recommendations=f"{prefix}.recommendations",
-            dead_letters=f"{prefix}.clicks.dlq",
-            releases=f"{prefix}.releases",
-            sessions=f"{prefix}.sessions",
-            statistics=f"{prefix}.statistics",
-            partitions=partitions,
-        )
+        settings = made_up_topics("test", partitions=partitions)
         self._made.append(settings)
         return settings
 
@@ -106,3 +99,41 @@ def data_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "data"
     directory.mkdir()
     return directory
+
+
+@pytest.fixture
+def settings(kafka: TestKafka, topics: TopicSettings, tmp_path: Path) -> Settings:
+    """For a worker and what it needs, all of it this test's own."""
+    return Settings(
+        kafka=kafka.settings.model_copy(update={"group_id": topics.clicks + ".workers"}),
+        topics=topics,
+        registry=str(tmp_path / "registry"),
+        data_dir=tmp_path / "worker",
+    )
+
+
+@pytest.fixture
+def port() -> int:
+    """A free one, for the metrics."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+        return number
+
+
+@pytest.fixture
+def worker(
+    settings: Settings, port: int, tmp_path: Path
+) -> Iterator[Callable[..., NextclickProcess]]:
+    """Starts workers; whatever still runs at the end is killed."""
+    started: list[NextclickProcess] = []
+
+    def start(*more: str, data_dir: Path | None = None) -> NextclickProcess:
+        mine = settings.model_copy(update={"data_dir": data_dir or settings.data_dir})
+        process = NextclickProcess("worker", mine, tmp_path, "--metrics-port", str(port), *more)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.__exit__()

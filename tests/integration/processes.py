@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from stream_app.cli.options import settings_as_flags
 from stream_app.settings import Settings
 
 PATIENCE_SECONDS = 60.0
+REPOSITORY = Path(__file__).parents[2]
 
 
 def wait_until(what: str, holds: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
@@ -32,16 +33,32 @@ def wait_until(what: str, holds: Callable[[], Any], seconds: float = PATIENCE_SE
 class NextclickProcess:
     """`nextclick COMMAND` with these settings; its log in a file; killed at the end if still there."""
 
-    def __init__(self, command: str, settings: Settings, directory: Path, *more: str) -> None:
+    def __init__(
+        self,
+        command: str,
+        settings: Settings,
+        directory: Path,
+        *more: str,
+        program: Sequence[str] = (),
+    ) -> None:
+        """program: arguments to Python in place of the program and the command."""
         self.log_file = directory / f"{command}-{time.monotonic_ns()}.log"
         self._log = self.log_file.open("wb")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stream_app", command, *settings_as_flags(settings), *more],
+            [
+                sys.executable,
+                *(program or ("-m", "stream_app", command)),
+                *settings_as_flags(settings),
+                *more,
+            ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=directory,
-            env={k: v for k, v in os.environ.items() if not k.startswith("NEXTCLICK_")},
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("NEXTCLICK_")},
+                "PYTHONPATH": str(REPOSITORY),
+            },
         )
 
     def __enter__(self) -> Self:
@@ -67,13 +84,13 @@ class NextclickProcess:
                     found.append(entry)
         return found
 
-    def wait_for_event(self, name: str) -> dict[str, Any]:
+    def wait_for_event(self, name: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         def seen() -> Any:
             if self.process.poll() is not None and not self.events(name):
                 raise AssertionError(f"ended with {self.process.returncode}: {self.log[-3000:]}")
             return self.events(name)
 
-        return wait_until(f"{name} in {self.log_file.name}", seen)[-1]
+        return wait_until(f"{name} in {self.log_file.name}", seen, seconds)[-1]
 
     def kill(self) -> None:
         """As the kernel or a power cut would: no handler runs."""

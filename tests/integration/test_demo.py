@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -47,6 +49,14 @@ class RunningDemo:
     def lines_with_hit_rates(self) -> int:
         return self.log.count("hit rate@20: popularity")
 
+    @property
+    def page(self) -> str | None:
+        """The address that it printed."""
+        found = re.search(
+            r"to click and to look: (http://127\.0\.0\.1:\d+/)$", self.log, re.MULTILINE
+        )
+        return found[1] if found else None
+
     def child(self, command: str) -> psutil.Process | None:
         for process in self.processes():
             if command in process.info["cmdline"]:
@@ -67,6 +77,11 @@ def test_every_click_is_accounted_for_though_the_worker_is_killed_and_nothing_is
     demo = RunningDemo(tmp_path, "--clicks-per-second", "120", "--report", str(report))
     try:
         wait_until("clicks are answered", demo.lines_with_hit_rates, 120)
+        wait_until("its page is there", lambda: demo.page)
+        with urllib.request.urlopen(f"{demo.page}v1/items?limit=5", timeout=30) as answer:
+            shown = json.load(answer)["items"]
+        assert len(shown) == 5
+        assert all(item["title"] and item["category"] for item in shown), "the shop's own names"
         worker = demo.child("worker")
         assert worker is not None
         worker.kill()

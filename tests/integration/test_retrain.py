@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream_app.adapters.instruments import RetrainInstruments
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote, read_latest
+from stream_app.adapters.retrain_instruments import RetrainInstruments
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import quality_of_ranks
 from stream_app.files.bundle import open_bundle
