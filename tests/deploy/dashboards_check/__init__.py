@@ -1,0 +1,1 @@
+"""`make dashboards-check`: every panel filled by a real run, and drawn."""
