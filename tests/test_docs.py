@@ -15,6 +15,9 @@ from click.testing import CliRunner
 
 from stream_app.cli import COMMANDS, OFFLINE_GROUP, program
 from stream_app.settings import Settings, known_names
+from tests import doc_sessions, site_links
+from tests.reference import metrics, pages
+from tests.reference import settings as settings_page
 
 ROOT = Path(__file__).parents[1]
 MARKDOWN = sorted(
@@ -23,7 +26,7 @@ MARKDOWN = sorted(
         ROOT,
         *(ROOT / name for name in ("stream_app", "models", "export", "deploy", "docs")),
     )
-    for path in folder.glob("*.md")
+    for path in (folder.rglob("*.md") if folder.name in ("docs", "deploy") else folder.glob("*.md"))
 )
 MAKEFILE = (ROOT / "Makefile").read_text()
 PHONY = set(re.findall(r"^\.PHONY: (\S+)$", MAKEFILE, re.MULTILINE))
@@ -145,3 +148,64 @@ def test_the_changelog_knows_this_version() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     assert re.search(rf"^## \[{re.escape(version[1])}\] - ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", pages.current(), ids=lambda path: path.name)
+def test_the_reference_is_what_the_code_says(path: Path) -> None:
+    assert path.exists(), "run: python -m tests.readme"
+    assert path.read_text() == pages.current()[path], "run: python -m tests.readme"
+
+
+def test_the_reference_leaves_no_metric_out() -> None:
+    """Whatever is given to Prometheus by a name of ours is told, wherever it is declared."""
+    declared = set()
+    for path in (ROOT / "stream_app").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                name = node.args[0].value
+                if isinstance(name, str) and re.fullmatch(r"nextclick_[a-z0-9_]+", name):
+                    declared.add(name)
+    told = {i.name for _, _, found in metrics.every_process() for i in found}
+    assert declared
+    assert declared == {name.removesuffix("_total") for name in told}
+
+
+def test_the_reference_leaves_no_setting_out() -> None:
+    assert [setting.name for setting in settings_page.every_setting()] == list(known_names())
+
+
+@pytest.mark.parametrize("path", pages.current(), ids=lambda path: path.name)
+def test_the_reference_explains_everything_it_lists(path: Path) -> None:
+    for table in re.split(r"\n\n", pages.current()[path]):
+        if table.partition("\n")[0].endswith("| meaning |"):
+            empty = [row for row in table.splitlines() if row.endswith("|  |")]
+            assert not empty, "write a docstring below the field, or a help text"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    told = set(re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    there = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert there - {"DESIGN.md"} == told - {"DESIGN.md"}
+
+
+def test_what_a_page_says_is_compared_with_what_is_printed() -> None:
+    result = doctest.testmod(doc_sessions)
+    assert result.attempted == 3
+    assert result.failed == 0
+
+
+def test_links_that_lead_nowhere_and_what_is_loaded_from_elsewhere_are_found(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "index.html").write_text(
+        '<h2 id="here">x</h2><a href="#here">a</a><a href="b.html#there">b</a><a href="b.html">c</a>'
+        '<a href="gone.html">d</a><a href="https://example.org/a">e</a><a href="https://nowhere">f</a>'
+        '<script src="https://example.org/s.js"></script>'
+    )
+    (tmp_path / "b.html").write_text('<h2 id="other">x</h2>')
+    assert list(site_links.problems(tmp_path)) == [
+        "index.html: loads https://example.org/s.js from elsewhere: keep a copy in docs/",
+        "index.html: b.html#there: that page has no such part",
+        "index.html: gone.html leads nowhere",
+        "index.html: https://nowhere is not an address",
+    ]
