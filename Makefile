@@ -23,10 +23,13 @@ SERVING := .venv
 TRAINING := .venv-training
 UV := $(SERVING)/bin/uv
 INSTALL := $(UV) pip install --quiet
+# Compiling once takes some seconds; at each start it takes half of a worker's, where nobody may write it
+# down (PYTHONDONTWRITEBYTECODE, a read-only installation).
+COMPILED := --compile-bytecode
 # Tests that need torch: the offline packages', and whatever else is marked so.
 TORCH_TESTS := tests/models tests/export \
 	$(shell grep -rl 'pytest.mark.torch' tests --include='test_*.py' --exclude-dir=models --exclude-dir=export)
-SOURCES := stream_app models export tests
+SOURCES := stream_app models export deploy tests
 
 ##@ Try it
 
@@ -47,7 +50,7 @@ retrain: $(TRAINING)/.training ## Train one model from the click log and publish
 setup: $(SERVING)/.dev $(TRAINING)/.dev ## Both environments with everything development needs (a second run takes no time)
 
 .PHONY: check
-check: lint types imports spelling ## The static part: ruff, mypy --strict, import contracts, spelling
+check: lint types imports spelling docs-check ## The static part: ruff, mypy --strict, import contracts, spelling, links of the documentation
 
 .PHONY: test
 test: $(SERVING)/.dev $(TRAINING)/.dev ## Every test, a real Kafka included.  PYTEST_ARGS="-k session" picks some
@@ -55,20 +58,51 @@ test: $(SERVING)/.dev $(TRAINING)/.dev ## Every test, a real Kafka included.  PY
 	@status=0; \
 	failed() { [ $$1 = 5 ] && [ -n '$(PYTEST_ARGS)' ] || status=1; }; `# 5: nothing was picked here` \
 	echo "== serving, without torch ($(SERVING))"; \
-	$(SERVING)/bin/python -m pytest $(addprefix --ignore=,$(TORCH_TESTS)) $(PYTEST_ARGS) \
+	$(SERVING)/bin/python -m pytest $(addprefix --ignore=,$(TORCH_TESTS) tests/browser) $(PYTEST_ARGS) \
 		2>&1 | tee build/test-serving.log || failed $$?; \
+	echo "== the page in a browser, whose event loop no other test can live beside"; \
+	$(SERVING)/bin/python -m pytest tests/browser $(PYTEST_ARGS) \
+		2>&1 | tee build/test-browser.log || failed $$?; \
 	echo "== training and export, with torch ($(TRAINING))"; \
 	$(TRAINING)/bin/python -m pytest $(TORCH_TESTS) $(PYTEST_ARGS) \
 		2>&1 | tee build/test-training.log || failed $$?; \
 	echo "== serving, then training and export:"; \
 	tail -n 1 build/test-serving.log; \
+	tail -n 1 build/test-browser.log; \
 	tail -n 1 build/test-training.log; \
 	exit $$status
 
 .PHONY: bench
-bench: $(SERVING)/.dev ## What one worker does on this machine: pipeline, backlog, latency.  Writes build/bench.json
+bench: $(SERVING)/.dev ## What one worker does on this machine, and what limits it.  Writes build/bench.json.  ARGS="--only backlog" picks
 	@mkdir -p build
-	$(SERVING)/bin/python -m tests.benchmarks
+	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m tests.benchmarks $(ARGS)
+
+.PHONY: chaos
+chaos: $(SERVING)/.dev ## Real faults on a real broker: what is lost, doubled, and how long it takes.  Writes build/chaos.json.  ARGS="--rows kills --short" picks
+	@mkdir -p build
+	$(SERVING)/bin/python -m tests.chaos $(ARGS)
+
+.PHONY: compose-check
+compose-check: $(SERVING)/.dev ## docker-compose.yml brought up for real, killed and measured, as root on Debian 12.  Writes build/compose.json.  ARGS="--only tls" picks
+	$(SERVING)/bin/python -m deploy.compose.check $(ARGS)
+
+.PHONY: alerts-check
+alerts-check: $(SERVING)/.dev $(TRAINING)/.training ## See every alert fire for real, and none in quiet minutes.  Writes build/alerts.json.  ARGS="--quiet-minutes 30"
+	@mkdir -p build
+	$(SERVING)/bin/python -m tests.deploy.alerts_check $(ARGS)
+
+.PHONY: dashboards-check
+dashboards-check: $(SERVING)/.dev $(TRAINING)/.training ## Fill every panel by a real run, and draw them with Grafana's components.  Writes build/dashboards.json.  ARGS="--no-run" draws the last run
+	@mkdir -p build
+	$(SERVING)/bin/python -m tests.deploy.dashboards_check $(ARGS)
+
+.PHONY: kubernetes-check
+kubernetes-check: $(SERVING)/.dev ## Every overlay of deploy/kubernetes through a real API server.  Needs Go; builds it the first time (10 minutes)
+	$(SERVING)/bin/python -m deploy.kubernetes.check $(ARGS)
+
+.PHONY: pictures
+pictures: $(SERVING)/.dev $(TRAINING)/.training ## Run a demo, photograph every page into docs/pictures, and time 200 clicks.  Needs Chromium; ARGS="--origin URL" takes a gateway that runs
+	$(SERVING)/bin/python -m tests.browser.pictures $(ARGS)
 
 .PHONY: format
 format: $(SERVING)/.dev ## Put every file into the shape that `make check` wants
@@ -83,8 +117,8 @@ lint: $(SERVING)/.dev ## ruff: rules and format
 	$(SERVING)/bin/ruff format --check $(SOURCES)
 
 .PHONY: types
-types: $(SERVING)/.dev $(TRAINING)/.dev ## mypy --strict: stream_app where torch is absent, models and export where it is present
-	$(SERVING)/bin/mypy -p stream_app
+types: $(SERVING)/.dev $(TRAINING)/.dev ## mypy --strict: stream_app and deploy where torch is absent, models and export where it is present
+	$(SERVING)/bin/mypy -p stream_app -p deploy
 	$(TRAINING)/bin/mypy --cache-dir .mypy_cache/training -p models -p export
 
 .PHONY: imports
@@ -94,6 +128,19 @@ imports: $(SERVING)/.dev ## import-linter: who may import whom (the contracts ar
 .PHONY: spelling
 spelling: $(SERVING)/.dev ## codespell over code and prose
 	$(SERVING)/bin/codespell
+
+.PHONY: docs
+docs: $(SERVING)/.dev ## The documentation as pages, in build/docs: open build/docs/index.html, or serve it to have the search
+	NO_MKDOCS_2_WARNING=1 $(SERVING)/bin/mkdocs build --quiet
+	@echo "build/docs/index.html; with search: $(SERVING)/bin/python -m http.server --directory build/docs"
+
+.PHONY: docs-check
+docs-check: docs ## The same, and whether every link in it leads somewhere
+	$(SERVING)/bin/python -m tests.site_links build/docs
+
+.PHONY: kubernetes-render
+kubernetes-render: $(SERVING)/.dev ## Write anew what the overlays come to, and the alerts as a PrometheusRule.  Needs kustomize or kubectl
+	$(SERVING)/bin/python -m deploy.kubernetes.render
 
 .PHONY: serving-env
 serving-env: $(SERVING)/.serving ## The light environment: worker, archive, statistics, demo
@@ -136,12 +183,12 @@ $(SERVING)/.uv:
 	@touch $@
 
 $(SERVING)/.serving: $(SERVING)/.uv requirements/serving.txt pyproject.toml
-	@$(INSTALL) --python $(SERVING)/bin/python -r requirements/serving.txt
+	@$(INSTALL) $(COMPILED) --python $(SERVING)/bin/python -r requirements/serving.txt
 	@$(INSTALL) --python $(SERVING)/bin/python --no-deps -e .
 	@touch $@
 
 $(SERVING)/.dev: $(SERVING)/.serving requirements/dev.txt
-	@$(INSTALL) --python $(SERVING)/bin/python -r requirements/dev.txt
+	@$(INSTALL) $(COMPILED) --python $(SERVING)/bin/python -r requirements/dev.txt
 	@touch $@
 
 $(TRAINING)/.training: $(SERVING)/.uv requirements/training.txt pyproject.toml
