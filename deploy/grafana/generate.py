@@ -9,6 +9,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from deploy.grafana.answers import answers
 from deploy.grafana.flow import flow
+from deploy.grafana.gateway import gateway
 from deploy.grafana.models import models
 from deploy.grafana.state import state
 
@@ -19,7 +20,7 @@ def as_json() -> Mapping[str, str]:
     """Each dashboard by its file's name."""
     return {
         f"{board.uid}.json": json.dumps(board, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
-        for board in (answers(), flow(), state(), models())
+        for board in (answers(), flow(), gateway(), state(), models())
     }
 
 

@@ -51,9 +51,9 @@ def share_of_all(parts: str, whole: str) -> str:
     return f"{parts} / on () group_left () ({whole} > 0)"
 
 
-def quantile(q: float, histogram: str, *by: str, over: str = MOMENT) -> str:
-    """Of a histogram, by labels; as exact as its buckets are narrow."""
-    counts = total(rate(f"{histogram}_bucket", over=over), "le", *by)
+def quantile(q: float, histogram: str, *by: str, labels: str = "", over: str = MOMENT) -> str:
+    """Of a histogram, by labels; as exact as its buckets are narrow.  labels: see `series`."""
+    counts = total(rate(f"{histogram}_bucket", labels, over=over), "le", *by)
     return f"histogram_quantile({q:g}, {counts})"
 
 

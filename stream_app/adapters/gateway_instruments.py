@@ -10,6 +10,11 @@ SECONDS_BUCKETS: Final = (
 )
 
 
+OUTCOMES: Final = ("stored", "refused", "not_stored")
+RESULTS: Final = ("answered", "timed_out", "not_answered")
+REASONS: Final = ("token", "host", "origin", "rate", "body", "connections")
+
+
 class GatewayInstruments:
     """Labels are few and closed: routes are those of the OpenAPI document, never a path somebody made up."""
 
@@ -86,3 +91,10 @@ class GatewayInstruments:
             "1 while /readyz says so. 0: Kafka does not answer the gateway.",
             registry=registry,
         )
+        for counter, values in (
+            (self.clicks, OUTCOMES),
+            (self.waits, RESULTS),
+            (self.turned_away, REASONS),
+        ):
+            for value in values:  # from 0 on: the first of a kind would be no growth otherwise
+                counter.labels(value)

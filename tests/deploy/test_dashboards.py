@@ -44,9 +44,9 @@ SCRAPED = {"job", "instance"}
 """Labels that Prometheus gives each series."""
 
 
-def test_there_are_the_four_dashboards() -> None:
+def test_there_are_the_five_dashboards() -> None:
     assert {board["title"] for board in BOARDS.values()} == {
-        f"nextclick: {name}" for name in ("Answers", "Flow", "State", "Models")
+        f"nextclick: {name}" for name in ("Answers", "Flow", "Gateway", "State", "Models")
     }
 
 
