@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -37,9 +38,10 @@ class Scene:
     scratch: Path
 
 
-def first_answer(scene: Scene, session_id: str) -> threading.Thread:
-    """Beside `up`: click as soon as anybody takes the click, and note when the first answer is there."""
+def first_answer(scene: Scene, session_id: str) -> Future[float]:
+    """Beside `up`: click as soon as anybody takes the click; seconds until the first answer is there."""
     began = time.monotonic()
+    answered: Future[float] = Future()
 
     def ask() -> Any:
         try:
@@ -49,21 +51,24 @@ def first_answer(scene: Scene, session_id: str) -> threading.Thread:
             return None  # no broker, or no topics, yet
 
     def watch() -> None:
-        wait_for("an answer to a click", ask, seconds=FIRST_ANSWER_SECONDS, every=0.2)
-        scene.report.add("from `up` to the first answer", time.monotonic() - began, "s")
+        try:
+            wait_for("an answer to a click", ask, seconds=FIRST_ANSWER_SECONDS, every=0.2)
+            answered.set_result(time.monotonic() - began)
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever asks for the result
+            answered.set_exception(error)
 
-    thread = threading.Thread(target=watch, name="first-answer")
-    thread.start()
-    return thread
+    # A daemon, so that a stack that does not come up is told at once.
+    threading.Thread(target=watch, name="first-answer", daemon=True).start()
+    return answered
 
 
 def come_up(scene: Scene) -> None:
     """Images are there; from nothing to everything healthy, with one click answered meanwhile."""
     began = time.monotonic()
-    watching = first_answer(scene, "first-visitor")
+    answered = first_answer(scene, "first-visitor")
     scene.stack.up()
     scene.report.add("from `up` to everything healthy", time.monotonic() - began, "s")
-    watching.join()
+    scene.report.add("from `up` to the first answer", answered.result(), "s")
     jobs = {c.service for c in scene.stack.containers() if not c.process}
     scene.report.sure(
         "all but the job that made the topics runs", holds=jobs == {"topics"}, found=jobs

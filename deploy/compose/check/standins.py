@@ -32,6 +32,7 @@ DEBIAN: Final = (
         "grep",
         "hostname",
         "libc-bin",
+        "libstdc++6",
         "passwd",
         "python3",
         "python3-pip",
@@ -126,6 +127,8 @@ def _monitor(docker: Docker, work: Path, image: str, package: str, program: str)
     (context / "Dockerfile").write_text(
         f"""FROM {PYTHON}
 COPY root/usr/bin/{package} /bin/{program}
+# Debian's Alertmanager reads its templates from there; upstream's has them inside.
+COPY root/usr/share/prometheus /usr/share/prometheus
 RUN install -d -o 65534 -g 65534 {data}
 LABEL holds={program}_{version}
 USER 65534
