@@ -5,6 +5,7 @@ Everything but Grafana runs: Docker in a daemon of its own, stand-ins for images
 (torch), and, once, a network.
 """
 
+import os
 import shutil
 import subprocess
 import time
@@ -74,6 +75,9 @@ def check(
     docker: Docker, work: Path, report: Report, parts: tuple[str, ...], *, here: bool
 ) -> None:
     checkout = fresh_checkout(work, report, here=here)
+    # Whatever else runs here, every time below is with it.
+    report.add("cores of the machine", os.cpu_count() or 0, "cores")
+    report.add("processes that ran or waited before the check", os.getloadavg()[1], "processes")
     standins = make_standins(docker, work, checkout / "docker-compose.yml")
     for image, holds in standins.items():
         report.say(f"{image} stands for: {holds.replace('_', ' ')}")
