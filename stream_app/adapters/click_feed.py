@@ -46,8 +46,13 @@ class ClickFeed:
         """Batches taken and not finished."""
         return self._in_flight
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the consumer may fetch more."""
+        return self._waiting < ROOM_CLICKS
+
     async def wait_for_room(self) -> None:
-        while self._waiting >= ROOM_CLICKS:
+        while not self.has_room:
             await self._change()
 
     def offer(self, epoch: int, partition: int, records: Sequence[Any]) -> None:

@@ -7,6 +7,7 @@ and why that breaks the promises, is written down in DESIGN.md, "Faust without a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import faust
@@ -42,6 +43,7 @@ DELIVERY_SECONDS: Final = 120.0
 REQUEST_BYTES_MAX: Final = 8 * 2**20
 
 COMMIT_PATIENCE_SECONDS: Final = 10.0
+LAG_PATIENCE_SECONDS: Final = 1.0
 
 Message = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
 """Key, value, headers."""
@@ -246,13 +248,20 @@ class ClickConsumer(stock.Consumer):
         ends = await self._thread.client.end_offsets(tps)
         return {tp.partition: ends[tp] for tp in tps}
 
-    def lag(self) -> dict[int, int]:
-        """Clicks not yet handed over, by partition."""
+    async def lag(self) -> dict[int, int]:
+        """Clicks not yet done, by partition.
+
+        Each fetch tells where its partition ends.  A worker that is far behind fetches rarely, so it asks.
+        """
+        ends = {tp.partition: self.highwater(tp) for tp in self.assignment()}
+        if not self.app.feed.has_room:
+            with suppress(KafkaError, TimeoutError):  # else as far as we know
+                ends |= await asyncio.wait_for(self.end_offsets(ends), LAG_PATIENCE_SECONDS)
         lags = {}
-        for tp in self.assignment():
-            end, position = self.highwater(tp), self._read_offset[tp]
+        for partition, end in ends.items():
+            position = self.app.feed.position(partition)
             if end is not None and position is not None:
-                lags[tp.partition] = max(0, end - position)
+                lags[partition] = max(0, end - position)
         return lags
 
 
@@ -420,8 +429,8 @@ class ClickApp(faust.App):
     async def click_ends(self, partitions: Iterable[int]) -> dict[int, int]:
         return await self._clicks.end_offsets(partitions)
 
-    def lag(self) -> dict[int, int]:
-        return self._clicks.lag()
+    async def lag(self) -> dict[int, int]:
+        return await self._clicks.lag()
 
     @property
     def _clicks(self) -> ClickConsumer:

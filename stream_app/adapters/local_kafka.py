@@ -270,13 +270,19 @@ class LocalKafka:
     def _format(self, kafka: Distribution, properties: Path, flags: tuple[str, ...]) -> None:
         quiet = tuple(flag for flag in flags if not flag.startswith("-XX:AOTCacheOutput"))
         arguments = ("format", f"--cluster-id={self._cluster_id}", "--config", str(properties))
-        outcome = subprocess.run(
-            kafka.command("kafka.tools.StorageTool", *arguments, flags=quiet),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=START_TIMEOUT_SECONDS,
-        )
+        try:
+            outcome = subprocess.run(
+                kafka.command("kafka.tools.StorageTool", *arguments, flags=quiet),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=START_TIMEOUT_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ServiceAwayError(
+                f"Kafka had not prepared {self.data_dir} after {START_TIMEOUT_SECONDS:.0f} s.  "
+                "Is the machine busy, or the disk slow?  Try again"
+            ) from error
         if outcome.returncode != 0:
             raise ServiceAwayError(
                 f"Kafka could not prepare {self.data_dir}:\n"

@@ -60,6 +60,8 @@ async def run_gateway(settings: Settings, registry: CollectorRegistry, stop: asy
             )
             stack.callback(endpoints.close)
             server = _Server(_config(gateway.app, settings.gateway))
+            connections = server.server_state.connections
+            instruments.connections.set_function(lambda: len(connections))
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             log.info(
                 "gateway_serves", address=_address(listener), metrics=f"{endpoints.url}/metrics"

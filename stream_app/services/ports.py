@@ -59,8 +59,8 @@ class ClickStream(Protocol):
         """Offset after the last click of each partition."""
         ...
 
-    def lag(self) -> Mapping[int, int]:
-        """Clicks not yet handed over, by partition."""
+    async def lag(self) -> Mapping[int, int]:
+        """Clicks not yet done, by partition."""
         ...
 
 

@@ -285,7 +285,7 @@ class RecommendationLoop:
                     await self._session_log.audit()
                     audit_at = clock() + AUDIT_SECONDS
                 await self._stream.commit_finished()
-                self._instruments.lag(self._stream.lag(), self._stream.feed.waiting)
+                self._instruments.lag(await self._stream.lag(), self._stream.feed.waiting)
                 self._instruments.sessions.stored(self._expiry.stored_sessions)
                 self._instruments.statistics(
                     self._answers.statistics_version, self._answers.statistics_staleness_seconds

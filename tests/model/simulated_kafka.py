@@ -298,7 +298,7 @@ class Stream:
         )
         return dict(ends)
 
-    def lag(self) -> Mapping[int, int]:
+    async def lag(self) -> Mapping[int, int]:
         return {}
 
     # -- changelog ------------------------------------------------------------------------------------
