@@ -225,6 +225,7 @@ def test_a_thousand_idle_connections_hold_nobody_up(settings: Settings) -> None:
             connect()
         answer = gateway.click("s", "i")
         assert (answer.status, answer.kind) == (503, "TooManyConnections")
+        assert gateway.metric("nextclick_gateway_connections") >= 1010
         assert answer.headers["retry-after"]
         assert gateway.call("GET", "/healthz").status == 200, "whoever watches it is let in"
         idle.close()
