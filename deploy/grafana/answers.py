@@ -109,7 +109,7 @@ def _now() -> list[Panel]:
             meaning="Recommendations a second. 0 while clicks come in: look at Flow, then at the workers' log.",
         ),
         number(
-            "Without the model",
+            "From popularity",
             share(f"({fallbacks} or vector(0))", total(grown(GIVEN))),
             unit=SHARE,
             decimals=1,

@@ -70,7 +70,7 @@ def _now() -> list[Panel]:
             "Kafka away or too many connections, 500 is a fault of nextclick, with a traceback in the log.",
         ),
         number(
-            "Click request, p99",
+            "Click, p99",
             quantile(0.99, DURATION, labels=CLICK_ROUTE),
             unit=SECONDS,
             limits=Limits(warn=0.5, bad=2),
@@ -206,6 +206,7 @@ def _requests() -> list[Panel]:
             [Line(total(grown(TURNED_AWAY, over="$__rate_interval"), "reason"), "{{reason}}")],
             unit=COUNT,
             bars=True,
+            stacked=True,
             meaning="token: a caller lacks it. host, origin: see gateway.hosts, gateway.cors_origins. rate: "
             "gateway.requests_per_second_max. body: too large a click. connections: raise gateway.connections_max.",
         ),

@@ -172,11 +172,11 @@ def _retraining() -> list[Panel]:
     return [
         chart(
             "Runs by result",
-            [Line(total(grown(RUNS), "result"), "{{result}}")],
+            [Line(total(grown(RUNS, over="$__rate_interval"), "result"), "{{result}}")],
             unit=COUNT,
             bars=True,
             alert=RETRAINING_FAILING,
-            meaning="Runs in the window: published, gated (the candidate was no better: read its report under "
+            meaning="Runs as they ended: published, gated (the candidate was no better: read its report under "
             "reports/ in the registry), waiting (too few sessions), failed (read the log). gated again and again: "
             "the next one starts from scratch by itself; if that is refused too, the click log is broken.",
         ),

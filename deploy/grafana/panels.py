@@ -29,13 +29,17 @@ SECONDS: Final = "s"
 BYTES: Final = "bytes"
 BYTES_PER_SECOND: Final = "Bps"
 COUNT: Final = "short"
-PER_SECOND: Final = "si:/s"
-TIMES: Final = "suffix: ×"  # noqa: RUF001 - the sign for times is meant
+PER_SECOND: Final = "suffix:/s"
+"""Not `si:/s`: a click in ten seconds would read as 100 m/s."""
+TIMES: Final = "suffix:×"  # noqa: RUF001 - the sign for times is meant
 YES_NO: Final = "bool_yes_no"
 
 GREEN, YELLOW, RED, GREY = "green", "#EAB839", "red", "#8e8e99"
 NUMBER_HEIGHT: Final = 4
 CHART_HEIGHT: Final = 8
+
+BARS_EVERY: Final = "1m"
+"""Bars stand so far apart at least, and further on a long range: each event is in one of them, not in four."""
 
 NO_MODEL_YET: Final = ("^none$", "no model yet")
 """How the label of answers before the first model reads in a legend."""
@@ -128,7 +132,7 @@ def chart(
 ) -> timeseries.Panel:
     """Lines over time; see `number`.
 
-    stacked: the lines add up to something.  bars: events, rather than a course.  ceiling: the highest value
+    stacked: the lines add up to something.  bars: events, rather than a course; let them grow over `MOMENT`.  ceiling: the highest value
     there can be.  logarithmic_from: the lowest value of a logarithmic scale.  named_by: a pattern in series names, and what is put in its place.
     """
     panel = (
@@ -158,7 +162,7 @@ def chart(
         .height(CHART_HEIGHT)
     )
     for position, line in enumerate(lines):
-        panel.with_target(_target(line, position))
+        panel.with_target(_target(line, position, every=BARS_EVERY if bars else None))
         if line.dashed:
             panel.override_by_query(_ref(position), _as_a_comparison())
     if stacked:
@@ -195,8 +199,8 @@ def runbook_link(alert: str) -> boards.DashboardLink:
     )
 
 
-def _target(line: Line, position: int) -> prometheus.Dataquery:
-    return (
+def _target(line: Line, position: int, *, every: str | None = None) -> prometheus.Dataquery:
+    target = (
         prometheus.Dataquery()
         .datasource(SOURCE)
         .expr(line.expr)
@@ -204,6 +208,7 @@ def _target(line: Line, position: int) -> prometheus.Dataquery:
         .range()
         .ref_id(_ref(position))
     )
+    return target.interval(every) if every else target
 
 
 def _ref(position: int) -> str:

@@ -29,6 +29,7 @@ declare global {
       dashboard: Dashboard;
       titles: string[];
       series: Record<string, Record<string, Series[]>>;
+      steps: Record<string, number>;
       annotations: Series[];
       from: number;
       to: number;
@@ -39,7 +40,7 @@ declare global {
   }
 }
 
-const { mode, dashboard, titles, series, annotations, from, to, step, width, window: over } = window.drawing;
+const { mode, dashboard, titles, series, steps, annotations, from, to, step, width, window: over } = window.drawing;
 const theme: GrafanaTheme2 = createTheme({ colors: { mode } });
 const COLUMNS = 24;
 const ROW_PX = 36;
@@ -118,7 +119,7 @@ function framesOf(panel: Panel): DataFrame[] {
       const time: Field = {
         name: 'Time',
         type: FieldType.time,
-        config: { interval: step * 1000 },
+        config: { interval: (steps[panel.id] ?? step) * 1000 },
         values: one.values.map(([seconds]) => seconds * 1000),
       };
       const value: Field = {

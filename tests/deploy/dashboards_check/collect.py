@@ -11,6 +11,8 @@ from deploy.grafana.board_files import annotation_queries, boards, panels, with_
 from tests.deploy.dashboards_check.shop import SCRAPE_SECONDS, Shop
 
 STEP_SECONDS: Final = 5
+BARS_STEP_SECONDS: Final = 4 * SCRAPE_SECONDS
+"""Grafana's `interval` of a minute is four scrapes where it reads; here they are shorter."""
 WINDOW: Final = "2m"
 
 
@@ -36,13 +38,17 @@ def collect(shop: Shop) -> tuple[list[Filled], dict[str, Any]]:
     table: list[Filled] = []
     series: dict[str, Any] = {}
     marks: dict[str, Any] = {}
+    steps: dict[str, Any] = {}
     for uid, board in boards().items():
-        series[uid] = {}
+        series[uid], steps[uid] = {}, {}
         for panel in panels(board):
             found: dict[str, Any] = {}
+            are_bars = any("interval" in target for target in panel["targets"])
+            step = BARS_STEP_SECONDS if are_bars else STEP_SECONDS
+            steps[uid][str(panel["id"])] = step
             for target in panel["targets"]:
-                expr = as_sent(target["expr"])
-                found[target["refId"]] = shop.over_time(expr, step_seconds=STEP_SECONDS)
+                expr = as_sent(target["expr"], step_seconds=step)
+                found[target["refId"]] = shop.over_time(expr, step_seconds=step)
                 table.append(
                     filled(
                         board["title"],
@@ -64,14 +70,16 @@ def collect(shop: Shop) -> tuple[list[Filled], dict[str, Any]]:
         "window": WINDOW,
         "boards": boards(),
         "series": series,
+        "steps": steps,
         "annotations": marks,
     }
     return table, everything
 
 
-def as_sent(expr: str) -> str:
+def as_sent(expr: str, *, step_seconds: int = STEP_SECONDS) -> str:
     """With Grafana's values for this run's scrape interval; raises where it is no PromQL."""
-    sent = with_values(expr, window=WINDOW, rate_interval=f"{4 * SCRAPE_SECONDS}s")
+    rate_seconds = max(step_seconds + SCRAPE_SECONDS, 4 * SCRAPE_SECONDS)
+    sent = with_values(expr, window=WINDOW, rate_interval=f"{rate_seconds}s")
     promql_parser.parse(sent)
     return sent
 

@@ -23,9 +23,11 @@ INSTALL_FLAGS: Final = (
 )
 MODES: Final = ("light", "dark")
 WIDTH: Final = 1600
-COLOURS: Final = 128
+COLOURS: Final = 256
 """In a picture; charts have few, and a palette makes the file a fraction."""
-PICTURE_BYTES_MAX: Final = 200_000
+COLOURS_KEPT: Final = 128
+"""The most frequent stay as they are, or thin lines would take the colour of thicker ones."""
+PICTURE_BYTES_MAX: Final = 300_000
 PATIENCE_MS: Final = 600_000
 NOWHERE: Final = "--host-resolver-rules=MAP * ~NOTFOUND"
 ADDRESS: Final = "http://drawing.test"
@@ -95,6 +97,7 @@ def _draw(browser: Browser, found: dict[str, Any], uid: str, mode: str, picture:
         "dashboard": found["boards"][uid],
         "titles": [board["title"] for board in found["boards"].values()],
         "series": found["series"][uid],
+        "steps": found["steps"][uid],
         "annotations": [one for series in found["annotations"][uid] for one in series],
         "width": WIDTH,
         **{key: found[key] for key in ("from", "to", "step", "window")},
@@ -106,7 +109,7 @@ def _draw(browser: Browser, found: dict[str, Any], uid: str, mode: str, picture:
     assert not troubles, f"{uid}: {troubles}"
     page.locator("#root > div").screenshot(path=picture)
     page.close()
-    _compress(picture)
+    compress(picture)
 
 
 def _answer(route: Route) -> None:
@@ -129,10 +132,20 @@ def _settle(page: Page) -> None:
     )
 
 
-def _compress(picture: Path) -> None:
+def compress(picture: Path) -> None:
     """To a palette of few colours; raises where the file is still too large for a README."""
-    with Image.open(picture) as full:
-        few = full.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    with Image.open(picture) as opened:
+        full = opened.convert("RGB")
+    few = full.quantize(palette=_palette_of(full), dither=Image.Dither.NONE)
     few.save(picture, optimize=True)
     size = picture.stat().st_size
     assert size < PICTURE_BYTES_MAX, f"{picture.name} has {size} bytes"
+
+
+def _palette_of(full: Image.Image) -> Image.Image:
+    found = full.getcolors(full.width * full.height) or []
+    kept = sorted(found, reverse=True)[:COLOURS_KEPT]
+    others = full.quantize(COLOURS - len(kept), method=Image.Quantize.MAXCOVERAGE).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([value for _, colour in kept for value in colour] + (others or []))
+    return palette

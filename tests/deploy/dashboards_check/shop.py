@@ -28,7 +28,8 @@ ROOT: Final = Path(__file__).parents[3]
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus"
 TRAINING_PYTHON: Final = ROOT / ".venv-training" / "bin" / "python"
 SCRAPE_SECONDS: Final = 5
-RETRAIN_EVERY: Final = "3m"
+RETRAIN_EVERY: Final = "2m"
+CALLERS: Final = "tests.deploy.dashboards_check.callers"
 PATIENCE_SECONDS: Final = 900.0
 """For what is not judged by its time: a busy machine takes its own to start and to train."""
 JUNK: Final = (
@@ -80,6 +81,7 @@ class Shop:
         self._service("statistics")
         self._service("archive")
         self._service("retrain", "--every", RETRAIN_EVERY, python=TRAINING_PYTHON)
+        self._service("gateway")
         self._run_prometheus()
         self.wait_until("Prometheus is ready", lambda: self._get("/-/ready") is not None)
         self.wait_until("every process is scraped", self._is_scraped)
@@ -88,6 +90,8 @@ class Shop:
         rate = ("--clicks-per-second", str(self._clicks_per_second), "--seed", "1")
         flags = settings_as_flags(self.settings)
         self._run("simulate", [sys.executable, "-m", "stream_app", "simulate", *flags, *rate])
+        gateway = f"http://127.0.0.1:{self.settings.gateway.port}"
+        self._run("callers", [sys.executable, "-m", CALLERS, gateway, "--seed", "1"])
 
     def _settings(self, bootstrap_servers: str) -> Settings:
         return load_settings(
@@ -96,9 +100,10 @@ class Shop:
                 "registry": str(self._directory / "registry"),
                 "click_log": str(self._directory / "click-log"),
                 "data_dir": str(self._directory / "data"),
+                "gateway.port": free_port(),
                 "serving.standby_copies": 1,
                 "archive.flush_seconds": 10,
-                "retrain.sessions_min": 400,
+                "retrain.sessions_min": 1500,
                 "retrain.replay_clicks": 50_000,
             },
             environment={},
