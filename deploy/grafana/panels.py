@@ -55,6 +55,8 @@ class Line:
     name: str
     dashed: bool = False
     """Something to compare with, drawn dashed and grey."""
+    on_the_right: bool = False
+    """By an axis of its own: of another size than the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,8 @@ def chart(
         panel.with_target(_target(line, position, every=BARS_EVERY if bars else None))
         if line.dashed:
             panel.override_by_query(_ref(position), _as_a_comparison())
+        if line.on_the_right:
+            panel.override_by_query(_ref(position), _with_an_axis_on_the_right(line))
     if stacked:
         panel.stacking(build.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
     if bars:
@@ -220,6 +224,14 @@ def _as_a_comparison() -> list[DynamicConfigValue]:
         DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": GREY}),
         DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]}),
         DynamicConfigValue(id_val="custom.fillOpacity", value=0),
+    ]
+
+
+def _with_an_axis_on_the_right(line: Line) -> list[DynamicConfigValue]:
+    return [
+        DynamicConfigValue(id_val="custom.axisPlacement", value="right"),
+        DynamicConfigValue(id_val="custom.axisLabel", value=line.name),
+        DynamicConfigValue(id_val="unit", value="locale"),  # a scale goes by its unit
     ]
 
 

@@ -150,6 +150,7 @@ def _sessions() -> list[Panel]:
                 Line(
                     total(grown("nextclick_restored_sessions_total", over="$__rate_interval")),
                     "sessions read back",
+                    on_the_right=True,
                 ),
             ],
             unit=COUNT,

@@ -108,19 +108,28 @@ function configOf(panel: Panel, refId: string): any {
   return config;
 }
 
+/** Nothing where there was no point, as Grafana has it: a process that was away leaves a gap, no slope. */
+function withGaps(values: Array<[number, string]>, every: number): Array<[number, string | null]> {
+  return values.flatMap((point, i): Array<[number, string | null]> =>
+    i > 0 && point[0] - values[i - 1][0] > 1.5 * every ? [[values[i - 1][0] + every, null], point] : [point]
+  );
+}
+
 function framesOf(panel: Panel): DataFrame[] {
   const frames: DataFrame[] = [];
   for (const target of panel.targets) {
     for (const one of series[panel.id]?.[target.refId] ?? []) {
-      const values = one.values.map(([, value]) => (Number.isFinite(Number(value)) ? Number(value) : null));
+      const every = steps[panel.id] ?? step;
+      const points = withGaps(one.values, every);
+      const values = points.map(([, value]) => (value !== null && Number.isFinite(Number(value)) ? Number(value) : null));
       if (values.every((value) => value === null)) {
         continue;
       }
       const time: Field = {
         name: 'Time',
         type: FieldType.time,
-        config: { interval: (steps[panel.id] ?? step) * 1000 },
-        values: one.values.map(([seconds]) => seconds * 1000),
+        config: { interval: every * 1000 },
+        values: points.map(([seconds]) => seconds * 1000),
       };
       const value: Field = {
         name: 'Value',
