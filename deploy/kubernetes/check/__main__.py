@@ -5,19 +5,27 @@ Pod Security, and its answer is the one that counts.
 """
 
 import argparse
+import copy
+import json
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import yaml
 
 from deploy.kubernetes.check.cluster import ClusterError, Kubectl, running_cluster
-from deploy.kubernetes.check.tools import KUBERNETES, ToolsError, build_tools
+from deploy.kubernetes.check.tools import ToolsError, build_tools
 from deploy.kubernetes.render import HERE, OVERLAYS
 
 APPLY: Final = ("apply", "--server-side", "--dry-run=server", "--validate=strict")
+TAKEN: Final = "serverside-applied (server dry run)"
+UNKNOWN: Final = "unknown field"
+
+Resource: TypeAlias = dict[str, Any]
+Place: TypeAlias = tuple[str | int, ...]
 
 
 def main() -> int:
@@ -45,55 +53,114 @@ def main() -> int:
     return 1 if problems else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Break:
+    """A mistake that the server must refuse, and a word of the reason it must give."""
+
+    what: str
+    resource: Resource
+    place: Place
+    value: Any
+    reason: str
+
+    def broken(self) -> Resource:
+        whole = copy.deepcopy(self.resource)
+        at: Any = whole
+        for step in self.place[:-1]:
+            at = at[step]
+        at[self.place[-1]] = self.value
+        return whole
+
+
 def check(kubectl: Kubectl, custom_resources: list[Path]) -> list[str]:
     """What a Kubernetes API server finds wrong; prints what it took."""
     for definition in custom_resources:
         kubectl.must("apply", "--server-side", "-f", str(definition))
     kubectl.must("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
     kubectl.must("apply", "-f", str(HERE / "overlays" / "production" / "namespace.yaml"))
+    version = json.loads(kubectl.must("get", "--raw", "/version"))["gitVersion"]
     problems = []
+    overlays = {}
     for overlay in OVERLAYS:
         text = kubectl.must("kustomize", str(HERE / "overlays" / overlay))
-        found = refusals(kubectl, text)
+        overlays[overlay] = [one for one in yaml.safe_load_all(text) if one is not None]
+        taken, found = applied(kubectl, text)
+        if not found and taken != len(overlays[overlay]):
+            found = [f"{len(overlays[overlay])} resources were given, and {taken} taken"]
         problems += [f"overlays/{overlay}: {one}" for one in found]
-        resources = sum(one is not None for one in yaml.safe_load_all(text))
-        told = f"{len(found)} problems" if found else "all taken without a warning"
-        print(f"overlays/{overlay}: {resources} resources, {told} (Kubernetes {KUBERNETES})")
-    return problems + blind_spots(kubectl)
+        told = f"{len(found)} problems" if found else "without a warning"
+        print(f"overlays/{overlay}: {taken} of {len(overlays[overlay])} taken, {told} ({version})")
+    return problems + blind_spots(kubectl, breaks(overlays["production"]))
 
 
-def refusals(kubectl: Kubectl, manifests: str) -> list[str]:
-    """Errors, and warnings as well: of a Deployment whose pods it will refuse, a server only warns."""
+def applied(kubectl: Kubectl, manifests: str) -> tuple[int, list[str]]:
+    """How many were taken, and errors.
+
+    Warnings count as errors: of a Deployment whose pods it will refuse, a server only warns.
+    """
     done = kubectl.run(*APPLY, "-f", "-", given=manifests)
+    taken = sum(line.endswith(TAKEN) for line in done.stdout.splitlines())
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return lines or ([f"kubectl ended with status {done.returncode}"] if done.returncode else [])
+    if done.returncode and not lines:
+        lines = [f"kubectl ended with status {done.returncode}"]
+    return taken, lines
 
 
-def blind_spots(kubectl: Kubectl) -> list[str]:
-    """Broken on purpose, and not refused: then what was taken above means nothing."""
-    text = kubectl.must("kustomize", str(HERE / "overlays" / "small"))
-    (worker,) = (one for one in yaml.safe_load_all(text) if one["kind"] == "StatefulSet")
-    pod: dict[str, Any] = worker["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    probe = container["startupProbe"]
-    breaks: dict[str, tuple[dict[str, Any], str, Any]] = {
-        "a privileged container": (container["securityContext"], "privileged", True),
-        "a pod on the host's network": (pod, "hostNetwork", True),
-        "a misspelt field": (worker["spec"], "podManagmentPolicy", "Parallel"),
-        "a value out of its range": (probe, "failureThreshold", -1),
-        "a mount of no volume": (container["volumeMounts"][0], "name", "nothing"),
-    }
+def breaks(resources: list[Resource]) -> list[Break]:
+    """One mistake of each kind that the server is asked for."""
+    (worker,) = (one for one in resources if one["kind"] == "StatefulSet")
+    (monitor,) = (one for one in resources if one["kind"] == "PodMonitor")
+    pod: Place = ("spec", "template", "spec")
+    container: Place = (*pod, "containers", 0)
+    endpoint: Place = ("spec", "podMetricsEndpoints", 0)
+    return [
+        # In full: privileged and no escalation contradict each other, which is refused before Pod Security.
+        Break(
+            "a privileged container",
+            worker,
+            (*container, "securityContext"),
+            {"privileged": True},
+            "must not set securityContext.privileged=true",
+        ),
+        Break(
+            "a pod on the host's network", worker, (*pod, "hostNetwork"), True, "hostNetwork=true"
+        ),
+        Break("a misspelt field", worker, ("spec", "podManagmentPolicy"), "Parallel", UNKNOWN),
+        Break(
+            "a value out of its range",
+            worker,
+            (*container, "startupProbe", "failureThreshold"),
+            -1,
+            "must be greater than or equal to 0",
+        ),
+        Break(
+            "a mount of no volume",
+            worker,
+            (*container, "volumeMounts", 0, "name"),
+            "nothing",
+            "Not found",
+        ),
+        Break(
+            "the operator's field, misspelt", monitor, (*endpoint, "scrapeTimeOut"), "1s", UNKNOWN
+        ),
+        Break(
+            "no duration to the operator",
+            monitor,
+            (*endpoint, "interval"),
+            "often",
+            "in body should match",
+        ),
+    ]
+
+
+def blind_spots(kubectl: Kubectl, made: list[Break]) -> list[str]:
+    """Broken on purpose, and not refused for it: then what was taken means nothing."""
     missed = []
-    for what, (place, name, value) in breaks.items():
-        before = place.get(name)
-        place[name] = value
-        if not refusals(kubectl, yaml.safe_dump(worker)):
-            missed.append(f"the check is blind: {what} was not refused")
-        if before is None:
-            del place[name]
-        else:
-            place[name] = before
-    print(f"broken on purpose: {len(breaks) - len(missed)} of {len(breaks)} refused")
+    for one in made:
+        _, said = applied(kubectl, yaml.safe_dump(one.broken()))
+        if not any(one.reason in line for line in said):
+            missed.append(f"the check is blind: {one.what} was not refused for that, but: {said}")
+    print(f"broken on purpose: {len(made) - len(missed)} of {len(made)} refused")
     return missed
 
 
