@@ -1,6 +1,6 @@
 """Faust's consumer and producer, changed to hand over record lists and to commit only what is durable.
 
-The only file that knows Faust's private names (faust-streaming 0.15.3).  What stock Faust does instead,
+The only file, beside `even_assignor`, that knows Faust's private names (faust-streaming 0.15.3).  What stock Faust does instead,
 and why that breaks the promises, is written down in DESIGN.md, "Faust without agents and tables".
 """
 
@@ -28,6 +28,7 @@ from yarl import URL
 
 from stream_app.adapters.click_feed import ClickFeed
 from stream_app.adapters.click_offsets import LostClicks, read_on_from
+from stream_app.adapters.even_assignor import assign_evenly
 from stream_app.adapters.kafka_clients import mend_aiokafka
 from stream_app.core.errors import ConfigurationError, InvariantError
 
@@ -371,6 +372,7 @@ class ClickApp(faust.App):
         self.on_lost_clicks, self.on_halt = on_lost_clicks, on_halt
         self.feed = ClickFeed()
         mend_aiokafka()
+        assign_evenly()
         super().__init__(
             autodiscover=False,
             web_enabled=False,

@@ -269,30 +269,26 @@ def test_erasing_a_session_removes_its_state_and_leaves_a_tombstone(
         assert any(r.value is None and r.key == b"session-1" for r in read_topic(servers, topic))
 
 
-def test_two_workers_share_the_partitions_and_one_takes_over_with_exact_states(
+def test_three_workers_share_the_partitions_and_others_take_over_with_exact_states(
     settings: Settings, worker: Callable[..., NextclickProcess], tmp_path: Path
 ) -> None:
     scorer = publish_model(settings, tmp_path)
     clicks = made_up_clicks(2000, sessions=100)
-    first = worker("--metrics-port", "0")
-    first.wait_for_event("partitions_assigned")
-    second = worker("--metrics-port", "0", "--data-dir", str(tmp_path / "second"))
-    wait_until(
-        "both own some partitions",
-        lambda: all(
-            p.events("partitions_assigned")
-            and len(p.events("partitions_assigned")[-1]["partitions"]) == 2
-            for p in (first, second)
-        ),
-    )
+    workers: list[NextclickProcess] = []
+
+    def shares() -> list[int]:
+        """Partitions of the workers by their last word, least first."""
+        told = [process.events("partitions_assigned") for process in workers]
+        return sorted(len(events[-1]["partitions"]) if events else 0 for events in told)
+
+    for number, even in enumerate(([4], [2, 2], [1, 1, 2])):
+        workers.append(worker("--metrics-port", "0", data_dir=tmp_path / str(number)))
+        wait_until(f"{number + 1} workers have their shares", lambda even=even: shares() == even)
     produce(settings, clicks[:1000])
     all_answered(settings, 1000)
-    second.kill()
+    workers.pop().kill()
     produce(settings, clicks[1000:])
-    wait_until(
-        "the first owns all partitions",
-        lambda: len(first.events("partitions_assigned")[-1]["partitions"]) == 4,
-    )
+    wait_until("the others own all partitions", lambda: shares() == [2, 2])
     assert_exact(settings, scorer, 2000)
 
 
