@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.kubernetes.check.__main__ import TAKEN, Break, applied, blind_spots, breaks, check
+from deploy.kubernetes.check.__main__ import (
+    TAKEN,
+    Break,
+    applied,
+    blind_spots,
+    breaks,
+    check,
+    pods,
+)
 from deploy.kubernetes.check.cluster import ClusterError, Kubectl
 from tests.deploy.manifests import resources
 
@@ -52,6 +60,20 @@ def test_what_was_not_taken_is_a_problem_although_nothing_was_said() -> None:
         f"overlays/production: {len(resources('production'))} resources were given, and 0 taken"
         in found
     )
+    assert "overlays/production: 7 pods were given, and 0 taken" in found
+
+
+@pytest.mark.parametrize("overlay", ["small", "production", "object-store"])
+def test_each_workload_has_a_pod_whose_mounts_have_volumes(overlay: str) -> None:
+    made = pods(resources(overlay))
+    assert sorted(one["metadata"]["labels"]["app.kubernetes.io/component"] for one in made) == [
+        *("archive", "compact", "gateway", "retrain", "statistics", "topics", "worker")
+    ]
+    for pod in made:
+        assert pod["metadata"]["namespace"] == "nextclick"
+        volumes = {one["name"] for one in pod["spec"]["volumes"]}
+        (container,) = pod["spec"]["containers"]
+        assert {one["name"] for one in container["volumeMounts"]} <= volumes
 
 
 @pytest.mark.parametrize("answer", ["", "Unable to connect to the server"])

@@ -77,6 +77,8 @@ def running_cluster(tools: Tools, folder: Path) -> Iterator[Kubectl]:
                 str(key),
             ),
             *("--service-cluster-ip-range", "10.96.0.0/16"),
+            # As in any cluster that runs a network plugin: what refuses a privileged pod is Pod Security.
+            "--allow-privileged=true",
             # Nobody makes the default account of a namespace here: that is a controller's work.
             *("--disable-admission-plugins", "ServiceAccount"),
         ],
