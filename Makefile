@@ -97,7 +97,7 @@ dashboards-check: $(SERVING)/.dev $(TRAINING)/.training ## Fill every panel by a
 	$(SERVING)/bin/python -m tests.deploy.dashboards_check $(ARGS)
 
 .PHONY: kubernetes-check
-kubernetes-check: $(SERVING)/.dev ## Every overlay of deploy/kubernetes through a real API server.  Needs Go; builds it the first time (10 minutes)
+kubernetes-check: $(SERVING)/.dev ## Every overlay of deploy/kubernetes through a real API server.  Needs Go; builds it the first time (40 minutes on two busy cores)
 	$(SERVING)/bin/python -m deploy.kubernetes.check $(ARGS)
 
 .PHONY: pictures
