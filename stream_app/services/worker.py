@@ -225,6 +225,7 @@ async def _or_die(task: Coroutine[Any, Any, None]) -> None:
 def _faust_options(settings: Settings) -> dict[str, Any]:
     scratch = settings.data_dir / "faust"
     scratch.mkdir(exist_ok=True)
+    name = settings.kafka.group_instance_id or _instance_id(settings.data_dir)
     options: dict[str, Any] = {
         "id": settings.kafka.group_id,
         "broker": broker_urls(settings.kafka.bootstrap_servers),
@@ -236,9 +237,10 @@ def _faust_options(settings: Settings) -> dict[str, Any]:
         "broker_heartbeat_interval": (
             settings.kafka.session_timeout_seconds / HEARTBEATS_PER_SESSION_TIMEOUT
         ),
-        "consumer_group_instance_id": (
-            settings.kafka.group_instance_id or _instance_id(settings.data_dir)
-        ),
+        "consumer_group_instance_id": name,
+        # Written into each share, and compared when a static member is handed its old one again. Faust's default
+        # has the host's name, which a container that is made anew does not keep.
+        "canonical_url": f"http://worker/{name}",
     }
     credentials = _credentials(settings)
     if credentials is not None:
