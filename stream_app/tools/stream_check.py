@@ -31,6 +31,8 @@ BATCH_CLICKS: Final = 256
 
 Click = tuple[int, int]
 """Partition and offset."""
+AnsweredFrom = tuple[str | None, int | None]
+"""Model version and statistics version."""
 
 
 @dataclass(slots=True)
@@ -174,10 +176,10 @@ def _replay_partition(
     check: StreamCheck,
 ) -> None:
     sessions = MemorySessions()
-    for number, run in _runs(partition, records, answers, statistics):
+    for (model_version, number), run in _runs(partition, records, answers, statistics):
         first = answers.get((partition, run[0].offset))
         popularity = statistics.get(number) if number is not None else None
-        scorer = models.get(first.model_version if first else None)
+        scorer = models.get(model_version)
         outcome = recommend_batch(
             run,
             sessions,
@@ -204,13 +206,13 @@ def _runs(
     records: list[Any],
     answers: Mapping[Click, Recommendation],
     statistics: Mapping[int, Popularity],
-) -> Iterator[tuple[int | None, list[Any]]]:
+) -> Iterator[tuple[AnsweredFrom, list[Any]]]:
     """Stretches of clicks answered from the same model and statistics, `BATCH_CLICKS` at most.
 
-    A click without an answer goes with the one before it.  Where the statistics cannot be counted
-    again, each click is a stretch of its own.
+    A click without an answer goes with the one before it, and may be the first of a stretch.  Where
+    the statistics cannot be counted again, each click is a stretch of its own.
     """
-    named: tuple[str | None, int | None] = (None, None)
+    named: AnsweredFrom = (None, None)
     single = 0
     labelled = []
     for position, record in enumerate(records):
@@ -219,10 +221,10 @@ def _runs(
             named = (answer.model_version, answer.statistics_version)
             single = position if named[1] not in statistics and answer.fallback else -1
         labelled.append(((named, single), record))
-    for ((_, version), _), group in groupby(labelled, key=lambda pair: pair[0]):
+    for (answered_from, _), group in groupby(labelled, key=lambda pair: pair[0]):
         stretch = [record for _, record in group]
         for first in range(0, len(stretch), BATCH_CLICKS):
-            yield version, stretch[first : first + BATCH_CLICKS]
+            yield answered_from, stretch[first : first + BATCH_CLICKS]
 
 
 def _compare(

@@ -116,6 +116,37 @@ def test_every_answer_is_the_same_when_computed_anew(
     assert json.loads(report.read_bytes())["identical"] == check.identical
 
 
+def test_events_that_are_not_answered_are_no_differences(
+    kafka: Any, topics: Any, tmp_path: Path
+) -> None:
+    """The clicks are gone through some hundreds at a time; the first of them may have no answer."""
+    settings = Settings(
+        kafka=kafka.settings.model_copy(update={"group_id": topics.clicks + ".workers"}),
+        topics=topics,
+        registry=str(tmp_path / "registry"),
+        data_dir=tmp_path / "worker",
+    )
+    registry = Registry(settings.registry)
+    version = registry.publish(make_bundle(tmp_path / "made", ids=KNOWN, units=8, seed=1))
+    promote(settings.kafka, topics.releases, version, reason="test")
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for number in range(900):
+        click = {
+            "session_id": "visitor",
+            "item_id": KNOWN[number % 37],
+            "event_time": START_MS + number * 1000,
+            "event_type": "add_to_cart" if number % 3 else "view_item",
+        }
+        producer.produce(topics.clicks, key=b"visitor", value=json.dumps(click))
+    assert producer.flush(30) == 0
+    servers = settings.kafka.bootstrap_servers
+    with NextclickProcess("worker", settings, tmp_path):
+        wait_until("answers", lambda: len(read_topic(servers, topics.recommendations)) == 300)
+    check = check_stream(settings.kafka, topics, registry, serving_rules(settings))
+    assert not check.differences, check.examples
+    assert check.identical == check.answers == 300
+
+
 def test_a_changed_answer_is_found(kafka: Any, topics: Any, tmp_path: Path) -> None:
     """The check itself: one list on the topic is not what the replay gives, one click has no answer."""
     settings = Settings(
