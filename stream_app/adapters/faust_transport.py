@@ -45,6 +45,7 @@ REQUEST_BYTES_MAX: Final = 8 * 2**20
 
 COMMIT_PATIENCE_SECONDS: Final = 10.0
 LAG_PATIENCE_SECONDS: Final = 1.0
+WATCH_SECONDS: Final = 1.0
 
 Message = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
 """Key, value, headers."""
@@ -78,21 +79,13 @@ class _ConsumerInLoop(stock.AIOKafkaConsumerThread):
         await self.on_thread_stop()
         self._shutdown.set()
 
-    async def getmany(
-        self,
-        active_partitions: set[TP] | None,
-        timeout: float,  # noqa: ASYNC109 - Faust's signature
-    ) -> Any:
-        """As stock; stock does not notice that what fetches, or what keeps us in the group, has ended."""
-        records = await super().getmany(active_partitions, timeout)
-        if not records:
-            self._see_that_it_reads()
-        return records
-
-    def _see_that_it_reads(self) -> None:
+    def see_that_it_reads(self) -> None:
         """Raises aiokafka's error, or `InvariantError`, where a task that we depend on has ended."""
-        self.client._coordinator.check_errors()  # noqa: SLF001
-        fetching = self.client._fetcher.error_future  # noqa: SLF001
+        consumer = self._consumer
+        if consumer is None or consumer._coordinator is None:  # noqa: SLF001
+            return  # it has not begun
+        consumer._coordinator.check_errors()  # noqa: SLF001
+        fetching = consumer._fetcher.error_future  # noqa: SLF001
         if fetching.done() and not fetching.cancelled():
             raise InvariantError(
                 f"clicks are not fetched any more ({fetching.exception()!r}).  Restart to read on"
@@ -241,6 +234,11 @@ class ClickConsumer(stock.Consumer):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: stock looks for agents' progress and cries wolf (its issue 629)."""
+
+    def see_that_it_reads(self) -> None:
+        """Raises what ended aiokafka's part in the group, or its fetching."""
+        assert isinstance(self._thread, _ConsumerInLoop)
+        self._thread.see_that_it_reads()
 
     async def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
         """Offset after the last click of each partition."""
@@ -412,6 +410,15 @@ class ClickApp(faust.App):
     @property
     def generation(self) -> int:
         return int(self.consumer_generation_id)
+
+    async def watch(self) -> None:
+        """Ends only by an error: that of what fetches clicks, or of what keeps us in the group.
+
+        Faust notices neither, and in the second case would wait for its partitions for ever.
+        """
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self._clicks.see_that_it_reads()
 
     @property
     def is_rebalancing(self) -> bool:

@@ -180,9 +180,10 @@ async def _serve(
         is_healthy=loop.is_healthy,
     )
     log.info("worker_started", metrics=f"{endpoints.url}/metrics", data_dir=str(settings.data_dir))
+    tasks = [asyncio.create_task(_or_die(app.watch()))]
     with broker_errors(settings.kafka):
         await app.start()
-    tasks = [asyncio.create_task(task) for task in loop.tasks()]
+    tasks += [asyncio.create_task(task) for task in loop.tasks()]
     if settings.serving.standby_copies:
         tasks.append(asyncio.create_task(_or_die(standby.run())))
     crashed = asyncio.create_task(app.wait_until_stopped())

@@ -81,27 +81,22 @@ class StockConsumer:
 )
 def test_a_consumer_that_would_read_nothing_for_ever_says_so(
     loop: asyncio.AbstractEventLoop,
-    monkeypatch: pytest.MonkeyPatch,
     fetching_error: Exception | None,
     group_error: Exception | None,
     told: str | None,
 ) -> None:
-    async def nothing(*_: Any) -> dict[TP, list[Any]]:
-        return {}
-
-    monkeypatch.setattr(stock.AIOKafkaConsumerThread, "getmany", nothing)
-
-    async def read() -> Any:
+    async def look() -> None:
         fetching = loop.create_future()
         if fetching_error is not None:
             fetching.set_exception(fetching_error)
             fetching.exception()
         thread = an_app().consumer._new_consumer_thread()
+        thread.see_that_it_reads()  # before it has begun
         thread._consumer = StockConsumer(fetching, group_error)
-        return await thread.getmany(None, 1.0)
+        thread.see_that_it_reads()
 
     if told is None:
-        assert loop.run_until_complete(read()) == {}
+        loop.run_until_complete(look())
     else:
         with pytest.raises((InvariantError, CommitFailedError), match=told):
-            loop.run_until_complete(read())
+            loop.run_until_complete(look())
