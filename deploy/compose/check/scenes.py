@@ -127,7 +127,8 @@ def page_answers(scene: Scene) -> None:
 
 def shop_opens(scene: Scene, clicks_per_second: int) -> None:
     """The profile `simulate`: visitors click."""
-    simulating(scene, clicks_per_second).up()
+    workers = len(scene.stack.containers("worker"))  # `up` without a scale would leave one
+    simulating(scene, clicks_per_second).up("--scale", f"worker={workers}")
     before = scene.stream.counts()[TOPICS.recommendations]
     wait_for(
         "the shop's visitors are answered",
