@@ -180,16 +180,17 @@ async def _serve(
         is_healthy=loop.is_healthy,
     )
     log.info("worker_started", metrics=f"{endpoints.url}/metrics", data_dir=str(settings.data_dir))
-    tasks = [asyncio.create_task(_or_die(app.watch()))]
+    watching = asyncio.create_task(_or_die(app.watch()))
     with broker_errors(settings.kafka):
         await app.start()
-    tasks += [asyncio.create_task(task) for task in loop.tasks()]
+    tasks = [asyncio.create_task(task) for task in loop.tasks()]
     if settings.serving.standby_copies:
         tasks.append(asyncio.create_task(_or_die(standby.run())))
     crashed = asyncio.create_task(app.wait_until_stopped())
     await asyncio.wait(
         (asyncio.create_task(stop.wait()), crashed), return_when=asyncio.FIRST_COMPLETED
     )
+    watching.cancel()  # what ends from now on is ended by us
     if app.crash_reason is not None:
         raise InvariantError(f"the stream stopped: {app.crash_reason!r}") from app.crash_reason
     try:
