@@ -16,7 +16,7 @@ from stream_app.settings import KafkaSettings
 OWN_KAFKA: Final = "deploy/compose/own-kafka.yml"
 TLS: Final = "deploy/compose/tls.yml"
 OWN_NAME: Final = "nextclick-check-users-kafka"
-OWN_PORT: Final = 39192
+OWN_PORT: Final = 29192
 """For the containers; the next port is for this machine."""
 
 

@@ -13,11 +13,11 @@ from deploy.compose.check.machine import Docker
 from stream_app.core.errors import InvariantError, ServiceAwayError
 
 PORTS: Final = {
-    "KAFKA_PORT": "39092",
-    "PROMETHEUS_PORT": "39090",
-    "ALERTMANAGER_PORT": "39093",
-    "GRAFANA_PORT": "33000",
-    "GATEWAY_PORT": "38480",
+    "KAFKA_PORT": "29092",
+    "PROMETHEUS_PORT": "29090",
+    "ALERTMANAGER_PORT": "29093",
+    "GRAFANA_PORT": "23000",
+    "GATEWAY_PORT": "28480",
 }
 """Not the usual ones, so that the check disturbs nobody who uses those."""
 UP_SECONDS: Final = 900
