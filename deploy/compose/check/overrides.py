@@ -39,10 +39,12 @@ def own_kafka(stack: Stack, report: Report, scratch: Path) -> None:
     variables = [word for item in listeners.items() for word in ("-e", "=".join(item))]
     ports = [word for port in (OWN_PORT, OWN_PORT + 1) for word in ("-p", f"{port}:{port}")]
     host = ("--add-host", "host.docker.internal:host-gateway")
-    started = stack.docker.docker(
-        "run", "-d", "--name", OWN_NAME, *host, *ports, *variables, "apache/kafka:4.3.1"
-    )
+    remove = ("rm", "--force", "--volumes", OWN_NAME)  # also one that Docker made and could not start
+    stack.docker.docker(*remove)
     try:
+        stack.docker.docker(
+            "run", "-d", "--name", OWN_NAME, *host, *ports, *variables, "apache/kafka:4.3.1"
+        )
         servers = {"NEXTCLICK_KAFKA__BOOTSTRAP_SERVERS": f"host.docker.internal:{OWN_PORT}"}
         ours = replace(
             stack,
@@ -59,7 +61,7 @@ def own_kafka(stack: Stack, report: Report, scratch: Path) -> None:
         finally:
             ours.down("--volumes")
     finally:
-        stack.docker.docker("rm", "--force", "--volumes", started.strip())
+        stack.docker.docker(*remove)
 
 
 def _is_there(stream: Stream) -> bool:
