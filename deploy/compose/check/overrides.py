@@ -39,7 +39,8 @@ def own_kafka(stack: Stack, report: Report, scratch: Path) -> None:
     variables = [word for item in listeners.items() for word in ("-e", "=".join(item))]
     ports = [word for port in (OWN_PORT, OWN_PORT + 1) for word in ("-p", f"{port}:{port}")]
     host = ("--add-host", "host.docker.internal:host-gateway")
-    remove = ("rm", "--force", "--volumes", OWN_NAME)  # also one that Docker made and could not start
+    # Also one that Docker made and could not start.
+    remove = ("rm", "--force", "--volumes", OWN_NAME)
     stack.docker.docker(*remove)
     try:
         stack.docker.docker(
