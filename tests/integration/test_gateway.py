@@ -5,6 +5,7 @@ import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -247,18 +248,16 @@ def test_a_shop_window_shows_what_is_clicked_with_the_names_that_clicks_gave(
     assert found[1]["popularity"] == 0
 
 
-def _events(connection: HTTPConnection, count: int) -> list[tuple[str, Any]]:
+def _events(connection: HTTPConnection) -> Iterator[tuple[str, Any]]:
+    """Name and data of each, as they come."""
     response = connection.getresponse()
     assert response.status == 200
     assert response.headers["content-type"] == "text/event-stream"
-    events = []
-    while len(events) < count:
+    while True:
         line = response.readline().decode()
         if line.startswith("event: "):
-            name = line.removeprefix("event: ").strip()
             data = response.readline().decode().removeprefix("data: ")
-            events.append((name, json.loads(data)))
-    return events
+            yield line.removeprefix("event: ").strip(), json.loads(data)
 
 
 def test_the_live_feed_tells_figures_every_second_and_samples_answers(
@@ -268,22 +267,29 @@ def test_the_live_feed_tells_figures_every_second_and_samples_answers(
     connection.request("GET", "/v1/live")
     gateway.click("feeder", "item-1", PATIENT_MS)
     before = gateway.click("feeder", "item-2", PATIENT_MS).json["recommendation"]
-    [(first, history), *events] = _events(connection, 5)
-    connection.close()
+    events = _events(connection)
+    first, history = next(events)
     assert first == "history"
     assert isinstance(history["figures"], list)
-    figures = [data for name, data in events if name == "figures"]
-    assert figures
-    newest = figures[-1]
+    newest = sample = None
+    # One answer a second is sampled, and others have clicked before us.
+    for name, data in islice(events, 60):
+        if name == "figures" and len(data["models"]) == 2:
+            newest = data
+        if name == "answer" and data["session"] == pseudonym("feeder") and data["answer"]:
+            sample = data
+        if newest and sample:
+            break
+        gateway.click("feeder", "item-3", PATIENT_MS)
+    connection.close()
+    assert newest
     assert newest["clicks"] >= newest["recommended"] > 0
     assert newest["live_version"] == served[1].model_version
     [popularity, model] = newest["models"]
     assert popularity["version"] == "none"
     assert model["version"] == served[1].model_version
     assert 0 <= model["hits"] <= model["predictions"]
-    samples = [data for name, data in events if name == "answer"]
-    assert samples
-    assert samples[0]["session"] == pseudonym("feeder")
-    assert samples[0]["session_id"] is None, "named only where a setting says so"
-    assert len(samples[0]["answer"]["items"]) == 5
+    assert sample
+    assert sample["session_id"] is None, "named only where a setting says so"
+    assert len(sample["answer"]["items"]) == 5
     assert len(before["items"]) == 20
