@@ -36,18 +36,18 @@ class EvenAssignor(CopartitionedAssignor):
 
     def _client_exhausted(
         self,
-        assignemnt: CopartitionedAssignment,  # Faust's spelling
+        member: CopartitionedAssignment,
         active: bool,
         client_limit: int | None = None,
     ) -> bool:
         if not active:
-            return bool(super()._client_exhausted(assignemnt, active, client_limit))
-        owned = assignemnt.num_assigned(active=True)
+            return bool(super()._client_exhausted(member, active, client_limit))
+        owned = member.num_assigned(active=True)
         if owned < self.min_capacity:
             return False
         larger = sum(
-            member.num_assigned(active=True) > self.min_capacity
-            for member in self._client_assignments.values()
+            each.num_assigned(active=True) > self.min_capacity
+            for each in self._client_assignments.values()
         )
         return bool(owned > self.min_capacity or larger >= self._larger_shares)
 
