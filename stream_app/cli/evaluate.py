@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -14,10 +14,40 @@ from stream_app.core.errors import ConfigurationError
 from stream_app.settings import Settings
 from stream_app.tools.reports import write_report
 
+TABLE_WIDTH: Final = 120
+"""Characters a line, where the table goes into a file."""
+
 
 @click.command()
-@click.option("--bundle", type=click.Path(path_type=Path), help="Model bundle to judge.")
+@click.option(
+    "--bundle",
+    "bundles",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Model bundle to judge; several of one architecture give mean and deviation, too.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Click file, or benchmark sequences.")
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Judge on these instead (Parquet: prefix, a list of item ids, and label).",
+)
+@click.option(
+    "--rankers",
+    metavar="NAME,...",
+    default="popularity,recent-popularity,item-knn,session-knn,item2vec,bundle,blend",
+    show_default=True,
+    help="Which to judge; what cannot be made is said and left out.",
+)
+@click.option(
+    "--blend-weight",
+    "blend_weights",
+    type=click.FloatRange(0, 1),
+    multiple=True,
+    default=(0.5,),
+    show_default=True,
+    help="Share of the bundle in a blend with session-kNN; several give a row each.",
+)
 @click.option(
     "--format", "file_format", default=None, help="Format of the file [default: guessed]."
 )
@@ -39,8 +69,11 @@ from stream_app.tools.reports import write_report
 @with_settings("kafka.bootstrap_servers", "registry")
 def evaluate(
     settings: Settings,
-    bundle: Path | None,
+    bundles: tuple[Path, ...],
     data: Path | None,
+    pairs: Path | None,
+    rankers: str,
+    blend_weights: tuple[float, ...],
     file_format: str | None,
     columns: dict[str, str] | None,
     test_share: float,
@@ -50,34 +83,43 @@ def evaluate(
     """Judge a model on a file, or the stream's answers against an offline replay.
 
     On a file every next click of the test part is ranked among the whole catalogue, ties counted
-    against the model, beside popularity and item-kNN.  With --stream every answer on the recommendations
-    topic is computed anew from the click topic and compared, and the live hit rate with it.
+    against the ranker, by the bundles and by baselines tuned on the end of the training part.  Intervals
+    are 95 % bootstraps over sessions.  With --stream every answer on the recommendations topic is
+    computed anew from the click topic and compared, and the live hit rate with it.
 
     \b
     Examples:
       nextclick evaluate --bundle out/ --data sequences.parquet --report quality.json
+      nextclick evaluate --data sequences.parquet --pairs test_pairs.parquet --rankers session-knn
       nextclick evaluate --stream --registry nextclick-data/registry
     """
-    if stream == (bundle is not None or data is not None):
-        raise ConfigurationError("give either --stream, or both --bundle and --data")
+    if stream == (bool(bundles) or data is not None or pairs is not None):
+        raise ConfigurationError("give either --stream, or --data and what to judge on it")
     if stream:
         figures = _evaluate_stream(settings)
-    elif bundle is None or data is None:
+        _print_live(figures)
+    elif data is None:
         raise ConfigurationError(
-            "--bundle and --data go together: a model, and clicks to judge it on"
+            "--data is missing: clicks to judge on, and to learn baselines from"
         )
     else:
-        from stream_app.tools.evaluate import evaluate_file  # noqa: PLC0415 - keeps --help quick
+        from stream_app.tools.evaluate import (  # noqa: PLC0415 - keeps --help quick
+            FileEvaluation,
+            evaluate_file,
+        )
 
-        figures = evaluate_file(
-            bundle,
-            data,
+        plan = FileEvaluation(
+            data=data,
+            bundles=bundles,
+            pairs=pairs,
+            rankers=tuple(name.strip() for name in rankers.split(",")),
+            blend_weights=blend_weights,
             file_format=file_format,
             columns=columns,
             test_share=test_share,
-            settings=settings,
         )
-        _print_models(figures)
+        figures = evaluate_file(plan, settings, say=lambda text: click.echo(text, err=True))
+        _print_quality(figures)
     if report is not None:
         write_report(report, figures)
 
@@ -95,11 +137,52 @@ def _evaluate_stream(settings: Settings) -> dict[str, Any]:
         console.print(f"  {count} differ: {kind}")
     for example in check.examples:
         console.print(f"    {example}")
-    _print_models(figures)
     return figures
 
 
-def _print_models(figures: dict[str, Any]) -> None:
+def _print_quality(figures: dict[str, Any]) -> None:
+    """A table dated, with a row per ranker."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for heading in ("R@5", "R@10", "R@20", "95 %", "MRR@20", "95 %", "NDCG", "cover", "popular"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in figures["models"]:
+        table.add_row(model["name"], *_figures_of(model))
+    console.print(
+        f"{figures['date']}: {figures['targets']:,} next clicks of {figures['data']}, "
+        f"{figures['models'][0]['cold_targets']:,} of them on items never clicked in training",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(table)
+    for seeds in figures["over_seeds"]:
+        console.print(
+            f"{seeds['name']}, {seeds['bundles']} bundles: "
+            f"R@20 {seeds['recall_20_mean']:.4f} +- {seeds['recall_20_sd']:.4f}, "
+            f"MRR@20 {seeds['mrr_20_mean']:.4f} +- {seeds['mrr_20_sd']:.4f}",
+            highlight=False,
+        )
+    for name, why in figures["skipped"].items():
+        console.print(f"{name}: left out, {why}", highlight=False, soft_wrap=True)
+
+
+def _figures_of(model: dict[str, Any]) -> list[str]:
+    def interval(name: str) -> str:
+        return f"{model[name + '_low']:.3f}-{model[name + '_high']:.3f}"
+
+    return [
+        *(f"{model[name]:.4f}" for name in ("recall_5", "recall_10", "recall_20")),
+        interval("recall_20"),
+        f"{model['mrr_20']:.4f}",
+        interval("mrr_20"),
+        *(f"{model[name]:.3f}" for name in ("ndcg_20", "coverage_20", "popularity_bias")),
+    ]
+
+
+def _print_live(figures: dict[str, Any]) -> None:
     models: Sequence[dict[str, Any]] = figures["models"]
     columns = [name for name in models[0] if name != "name"] if models else []
     table = Table(box=None, pad_edge=False)

@@ -18,6 +18,8 @@ class RankingQuality(msgspec.Struct, frozen=True, kw_only=True):
     mrr_20: float
     cold_targets: int = 0
     """Targets the model has no row for (counted as misses in every figure above)."""
+    ndcg_20: float = 0.0
+    """With one wanted item a list it is the mean of 1 / log2(rank + 1)."""
 
 
 def conservative_ranks(
@@ -62,16 +64,17 @@ def ranks_in_top(
 
 
 def quality_of_ranks(ranks: NDArray[np.integer], *, cold_targets: int = 0) -> RankingQuality:
-    """Recall@5/10/20 and MRR@20 of ranks (from 1) plus `cold_targets` more that were all missed."""
+    """Recall@5/10/20, MRR@20, NDCG@20 of ranks (from 1), and `cold_targets` more that were all missed."""
     total = len(ranks) + cold_targets
     if total == 0:
         return RankingQuality(targets=0, recall_5=0.0, recall_10=0.0, recall_20=0.0, mrr_20=0.0)
-    hit = ranks <= CUT
+    hits = ranks[ranks <= CUT]
     return RankingQuality(
         targets=total,
         recall_5=float((ranks <= 5).sum() / total),
         recall_10=float((ranks <= 10).sum() / total),
-        recall_20=float(hit.sum() / total),
-        mrr_20=float((1.0 / ranks[hit]).sum() / total),
+        recall_20=float(len(hits) / total),
+        mrr_20=float((1.0 / hits).sum() / total),
         cold_targets=cold_targets,
+        ndcg_20=float((1.0 / np.log2(hits + 1.0)).sum() / total),
     )

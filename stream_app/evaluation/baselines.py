@@ -78,6 +78,20 @@ def evaluate_item_knn(
     return quality_with_cold(ranks, test)
 
 
+def item_neighbours(
+    train: SessionTable, n_items: int, config: ItemKNNConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """What item-kNN learned as lists: starts int64 [n_items + 1], neighbours and their scores.
+
+    Those of item `i` are `neighbours[starts[i] : starts[i + 1]]`, best first.
+    """
+    pairs, weights = _pair_weights(train, n_items, config)
+    rows = pairs // n_items
+    order = np.lexsort((-weights, rows))
+    starts = np.searchsorted(rows, np.arange(n_items + 1))
+    return starts, (pairs % n_items)[order], weights[order]
+
+
 def tune_item_knn(train: SessionTable, n_items: int) -> ItemKNNConfig:
     """The best of a small grid on the newest tenth of the training sessions (Recall@20 + MRR@20).
 

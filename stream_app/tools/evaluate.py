@@ -1,69 +1,112 @@
 """What `nextclick evaluate` measures: a bundle on a file, or the stream against its own replay."""
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stream_app.adapters.onnx_scorer import OnnxScorer
-from stream_app.core.errors import ClickFileError
-from stream_app.core.metrics import RankingQuality
+import msgspec
+
+from stream_app.core.errors import ClickFileError, ConfigurationError
 from stream_app.core.pipeline import Judgement
 from stream_app.core.vocabulary import ItemVocabulary
-from stream_app.evaluation.baselines import (
-    evaluate_item_knn,
-    evaluate_popularity,
-    tune_item_knn,
-)
-from stream_app.evaluation.bundle_quality import evaluate_bundle
+from stream_app.evaluation.judge import JudgedRanker, judge
+from stream_app.evaluation.next_clicks import NextClicks, all_next_clicks, read_pairs
 from stream_app.evaluation.sessions import (
     SessionTable,
     sessions_of_clicks,
     sessions_of_sequences,
+    vocabulary_of_clicks,
 )
 from stream_app.files.click_files import is_sequences, read_sequences, read_table
 from stream_app.files.registry import Registry
 from stream_app.settings import Settings, serving_rules
+from stream_app.tools.line_up import RANKERS, LineUp, LoadedBundle, load_bundles
 from stream_app.tools.stream_check import StreamCheck, check_stream
 
 
-def evaluate_file(
-    bundle: Path,
-    data: Path,
-    *,
-    file_format: str | None,
-    columns: Mapping[str, str] | None,
-    test_share: float,
-    settings: Settings,
-) -> dict[str, Any]:
-    """The bundle, popularity and item-kNN on the test part of a file, as a report.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FileEvaluation:
+    """What is judged on which part of a file."""
 
-    A benchmark file says itself which sessions are the test; a click file is split by time, its newest
-    `test_share` of sessions.  Raises `BundleError` or `ClickFileError`.
+    data: Path
+    bundles: tuple[Path, ...] = ()
+    pairs: Path | None = None
+    """(prefix, label) pairs to judge on; the file's own test part where None."""
+    rankers: tuple[str, ...] = RANKERS
+    blend_weights: tuple[float, ...] = (0.5,)
+    file_format: str | None = None
+    columns: Mapping[str, str] | None = None
+    test_share: float = 0.1
+
+
+def evaluate_file(
+    plan: FileEvaluation, settings: Settings, *, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Every ranker on the test part of a file, as a report.
+
+    A benchmark file says itself which sessions are the test, unless a file of pairs does; a click file is
+    split by time, its newest `test_share` of sessions.  say: told each figure as soon as it is there.
+    Raises `BundleError`, `ClickFileError`, `ConfigurationError`.
     """
-    scorer = OnnxScorer.load(bundle)
-    train, test = _train_and_test(
-        data, scorer.vocabulary, file_format, columns, test_share, settings
-    )
-    if test.n_targets == 0:
-        raise ClickFileError(f"{data} has no test session of two clicks: nothing to judge on")
-    n_items = len(scorer.vocabulary)
     began = time.perf_counter()
-    qualities = {scorer.manifest.architecture: evaluate_bundle(scorer, test)}
-    seconds = time.perf_counter() - began
-    if train.n_clicks:
-        qualities["popularity"] = evaluate_popularity(train, test, n_items)
-        qualities["item-knn"] = evaluate_item_knn(
-            train, test, n_items, tune_item_knn(train, n_items)
-        )
+    bundles = load_bundles(plan.bundles)
+    data = _read(plan, bundles, settings)
+    if data.asked.n_targets == 0:
+        raise ClickFileError(f"{plan.data} has no test session of two clicks: nothing to judge on")
+    line_up = LineUp(data.vocabulary, data.train, data.clicks, bundles, plan.blend_weights)
+    support = data.train.support(len(data.vocabulary))
+    judged = []
+    for ranker in line_up.rankers(plan.rankers):
+        judged.append(judge(ranker, data.asked, support))
+        say(f"{ranker.name}: R@20 {judged[-1].recall_20:.4f}, MRR@20 {judged[-1].mrr_20:.4f}")
+    if not judged:
+        reasons = "; ".join(f"{name}: {why}" for name, why in line_up.skipped.items())
+        raise ConfigurationError(f"none of the rankers can be made ({reasons})")
+    timed = [row for row in judged if row.name in {bundle.name for bundle in bundles}] or judged
     return {
-        "data": str(data),
-        "model_version": scorer.model_version,
-        "targets": test.n_targets,
-        "models": [_quality_row(name, quality) for name, quality in qualities.items()],
-        "events_per_second": round(test.n_clicks / seconds, 1),
-        "seconds": round(seconds, 3),
+        "data": str(plan.pairs or plan.data),
+        "date": datetime.now(UTC).date().isoformat(),
+        "protocol": "static",
+        "model_version": bundles[0].scorer.model_version if bundles else None,
+        "targets": data.asked.n_targets,
+        "models": [msgspec.to_builtins(row) for row in judged],
+        "over_seeds": over_seeds(bundles, judged),
+        "parameters": line_up.parameters,
+        "skipped": line_up.skipped,
+        "events_per_second": round(
+            sum(row.targets for row in timed) / max(1e-9, sum(row.seconds for row in timed)), 1
+        ),
+        "seconds": round(time.perf_counter() - began, 3),
     }
+
+
+def over_seeds(
+    bundles: Sequence[LoadedBundle], judged: Sequence[JudgedRanker]
+) -> list[dict[str, Any]]:
+    """Mean and standard deviation (n - 1) of the headline figures, where an architecture has several bundles."""
+    by_architecture: dict[str, list[JudgedRanker]] = {}
+    rows = {row.name: row for row in judged}
+    for bundle in bundles:
+        if bundle.name in rows:
+            architecture = bundle.scorer.manifest.architecture
+            by_architecture.setdefault(architecture, []).append(rows[bundle.name])
+    return [
+        {
+            "name": architecture,
+            "bundles": len(several),
+            **{
+                f"{figure}_{what}": of([getattr(row, figure) for row in several])
+                for figure in ("recall_20", "mrr_20", "ndcg_20")
+                for what, of in (("mean", statistics.mean), ("sd", statistics.stdev))
+            },
+        }
+        for architecture, several in by_architecture.items()
+        if len(several) > 1
+    ]
 
 
 def evaluate_stream(settings: Settings) -> tuple[dict[str, Any], StreamCheck]:
@@ -95,35 +138,38 @@ def evaluate_stream(settings: Settings) -> tuple[dict[str, Any], StreamCheck]:
     return figures, check
 
 
-def _train_and_test(
-    data: Path,
-    vocabulary: ItemVocabulary,
-    file_format: str | None,
-    columns: Mapping[str, str] | None,
-    test_share: float,
-    settings: Settings,
-) -> tuple[SessionTable, SessionTable]:
-    if file_format == "sequences" or (file_format is None and is_sequences(data)):
-        table = read_sequences(data)
-        return (
-            sessions_of_sequences(table, vocabulary, split="train"),
-            sessions_of_sequences(table, vocabulary, split="test"),
+@dataclass(frozen=True, eq=False)
+class _Data:
+    vocabulary: ItemVocabulary
+    """Every item of the file and of the bundles."""
+    train: SessionTable
+    asked: NextClicks
+    clicks: SessionTable | None
+    """All clicks where there is a clock; None for benchmark sequences."""
+
+
+def _read(plan: FileEvaluation, bundles: Sequence[LoadedBundle], settings: Settings) -> _Data:
+    known = ItemVocabulary(())
+    for bundle in bundles:
+        known = known.extended(bundle.scorer.vocabulary.ids)
+    if plan.file_format == "sequences" or (plan.file_format is None and is_sequences(plan.data)):
+        table = read_sequences(plan.data)
+        vocabulary = vocabulary_of_clicks(table, known)
+        train = sessions_of_sequences(table, vocabulary, split="train")
+        if plan.pairs is not None:
+            return _Data(vocabulary, train, read_pairs(plan.pairs, vocabulary), None)
+        test = sessions_of_sequences(table, vocabulary, split="test")
+        return _Data(vocabulary, train, all_next_clicks(test), None)
+    if plan.pairs is not None:
+        raise ConfigurationError(
+            f"--pairs goes with benchmark sequences, whose train split the baselines learn from; "
+            f"{plan.data} is a click log"
         )
-    table = read_table(data, format=file_format, columns=columns)
+    table = read_table(plan.data, format=plan.file_format, columns=plan.columns)
+    vocabulary = vocabulary_of_clicks(table, known)
     sessions = sessions_of_clicks(table, vocabulary, limits=settings.session)
-    return sessions.split_newest(test_share)
-
-
-def _quality_row(name: str, quality: RankingQuality) -> dict[str, Any]:
-    return {
-        "name": name,
-        "recall_5": quality.recall_5,
-        "recall_10": quality.recall_10,
-        "recall_20": quality.recall_20,
-        "mrr_20": quality.mrr_20,
-        "targets": quality.targets,
-        "cold_targets": quality.cold_targets,
-    }
+    train, test = sessions.split_newest(plan.test_share)
+    return _Data(vocabulary, train, all_next_clicks(test), sessions)
 
 
 def _live_row(version: str, judgement: Judgement) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Ranks and quality against the slow and obvious way, ties included."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,3 +92,5 @@ def test_quality_is_counted_as_by_hand(ranks: list[int], cold: int) -> None:
         assert recall == pytest.approx(sum(r <= cut for r in ranks) / total if total else 0)
     expected = sum(1 / r for r in ranks if r <= 20) / total if total else 0
     assert quality.mrr_20 == pytest.approx(expected)
+    gain = sum(1 / math.log2(r + 1) for r in ranks if r <= 20) / total if total else 0
+    assert quality.ndcg_20 == pytest.approx(gain)

@@ -1,0 +1,126 @@
+"""`nextclick evaluate` on files: every ranker, one table, one report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from stream_app.cli.evaluate import evaluate as command
+from tests.bundles import make_bundle
+from tests.stream_app.evaluation.tables import random_sessions
+
+N_ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sequences.parquet, pairs.parquet (of its test sessions), clicks.parquet, and two bundles."""
+    directory = tmp_path_factory.mktemp("files")
+    sessions = random_sessions(0, 300, n_items=N_ITEMS)
+    rows = [
+        (number, item, position, "test" if number >= 250 else "train")
+        for number, session in enumerate(sessions)
+        for position, item in enumerate(session)
+    ]
+    number, item, position, split = zip(*rows, strict=True)
+    sequences = {"session_id": number, "item_id": item, "position": position, "split": split}
+    pq.write_table(pa.table(sequences), directory / "sequences.parquet")
+    pairs = [(s[:n], s[n]) for s in sessions[250:] for n in range(len(s) - 1, 0, -1)]
+    prefix, label = zip(*pairs, strict=True)
+    pq.write_table(pa.table({"prefix": prefix, "label": label}), directory / "pairs.parquet")
+    clicks = {
+        "session_id": [str(n) for n in number],
+        "item_id": [str(i) for i in item],
+        "event_time_ms": [1_700_000_000_000 + 60_000 * n for n in number],
+    }
+    pq.write_table(pa.table(clicks), directory / "clicks.parquet")
+    for seed in range(2):
+        ids = [str(i) for i in np.random.default_rng(seed).permutation(N_ITEMS)]
+        make_bundle(directory, N_ITEMS, seed=seed, ids=ids, version=f"seed-{seed}")
+    return directory
+
+
+def evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [*map(str, arguments)], catch_exceptions=False)
+
+
+def report_of(tmp_path: Path, *arguments: object) -> dict[str, Any]:
+    path = tmp_path / "report.json"
+    result = evaluate(*arguments, "--report", path)
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(path.read_text()))
+
+
+def test_pairs_and_positions_of_the_same_sessions_give_the_same_figures(
+    files: Path, tmp_path: Path
+) -> None:
+    data = ("--data", files / "sequences.parquet", "--bundle", files / "seed-0")
+    rows = report_of(tmp_path, *data)
+    pairs = report_of(tmp_path, *data, "--pairs", files / "pairs.parquet")
+    names = [model["name"] for model in rows["models"]]
+    assert names == [
+        "popularity",
+        "item-knn",
+        "item2vec",
+        "session-knn",
+        "gru4rec",
+        "gru4rec + session-knn (0.5)",
+    ]
+    assert rows["skipped"] == {"recent-popularity": "the file has no clock"}
+    assert set(rows["parameters"]) == {"item-knn", "item2vec", "session-knn"}
+    for a, b in zip(rows["models"], pairs["models"], strict=True):
+        for figure in ("recall_5", "recall_20", "mrr_20", "ndcg_20", "coverage_20", "targets"):
+            assert a[figure] == pytest.approx(b[figure]), (a["name"], figure)
+    assert all(m["targets"] == rows["targets"] > 100 for m in rows["models"])
+    assert len({m["mrr_20"] for m in rows["models"]}) == len(names), "each ranks in its own way"
+
+
+def test_several_bundles_of_one_architecture_give_mean_and_deviation(
+    files: Path, tmp_path: Path
+) -> None:
+    report = report_of(
+        tmp_path,
+        *("--data", files / "sequences.parquet", "--rankers", "bundle"),
+        *("--bundle", files / "seed-0", "--bundle", files / "seed-1"),
+    )
+    first, second = (model["recall_20"] for model in report["models"])
+    assert [m["name"] for m in report["models"]] == ["gru4rec (seed-0)", "gru4rec (seed-1)"]
+    (seeds,) = report["over_seeds"]
+    assert seeds["bundles"] == 2
+    assert seeds["recall_20_mean"] == pytest.approx((first + second) / 2)
+    assert seeds["recall_20_sd"] == pytest.approx(abs(first - second) / np.sqrt(2))
+
+
+def test_a_click_log_has_a_clock_and_so_recent_popularity(files: Path, tmp_path: Path) -> None:
+    rankers = "popularity,recent-popularity"
+    report = report_of(tmp_path, "--data", files / "clicks.parquet", "--rankers", rankers)
+    assert [m["name"] for m in report["models"]] == ["popularity", "recent-popularity"]
+    assert report["parameters"]["recent-popularity"]["half_life_minutes"] > 0
+
+
+def test_what_is_printed_names_what_was_left_out(files: Path) -> None:
+    result = evaluate("--data", files / "sequences.parquet", "--rankers", "popularity,bundle")
+    assert "next clicks of" in result.output
+    assert "bundle: left out, no --bundle was given" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--stream", "--data", "x"], "either --stream"),
+        (["--bundle", "x"], "--data is missing"),
+        (["--data", "clicks.parquet", "--pairs", "pairs.parquet"], "benchmark sequences"),
+        (["--data", "sequences.parquet", "--rankers", "best"], "no such ranker: best"),
+        (["--data", "sequences.parquet", "--rankers", "blend"], "no --bundle was given"),
+    ],
+)
+def test_contradictions_are_refused(files: Path, arguments: list[str], says: str) -> None:
+    named = [str(files / a) if a.endswith(".parquet") else a for a in arguments]
+    result = CliRunner().invoke(command, named)
+    assert result.exit_code != 0
+    assert says in result.output + str(result.exception)
