@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_app.cli.options import with_settings
-from stream_app.cli.traffic import ColumnMapping
+from stream_app.cli.traffic import ColumnMapping, Moment
 from stream_app.core.errors import ConfigurationError
 from stream_app.settings import Settings
 from stream_app.tools.reports import write_report
@@ -58,6 +58,31 @@ TABLE_WIDTH: Final = 120
     help="Which column is which, e.g. session_id=visitor,item_id=sku,event_time=ts.",
 )
 @click.option(
+    "--protocol",
+    type=click.Choice(["static", "prequential"]),
+    default="static",
+    show_default=True,
+    help="Learn once and be judged on later sessions; or learn click by click, each judged first.",
+)
+@click.option("--from", "from_ms", type=Moment(), help="Prequential: judge clicks from here on.")
+@click.option("--to", "to_ms", type=Moment(), help="And before this; what precedes --from is past.")
+@click.option(
+    "--version-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Prequential: event time between versions of the statistics.",
+)
+@click.option(
+    "--half-life-minutes",
+    "half_lives_minutes",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    default=(7.5, 60.0),
+    show_default=True,
+    help="Prequential: of recent popularity; several give a row each.",
+)
+@click.option(
     "--test-share",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.1,
@@ -76,6 +101,11 @@ def evaluate(
     blend_weights: tuple[float, ...],
     file_format: str | None,
     columns: dict[str, str] | None,
+    protocol: str,
+    from_ms: int | None,
+    to_ms: int | None,
+    version_seconds: float,
+    half_lives_minutes: tuple[float, ...],
     test_share: float,
     stream: bool,
     report: Path | None,
@@ -87,10 +117,14 @@ def evaluate(
     are 95 % bootstraps over sessions.  With --stream every answer on the recommendations topic is
     computed anew from the click topic and compared, and the live hit rate with it.
 
+    With --protocol prequential the clicks come in order of time through the worker's own code; each is
+    judged by the answer before it, and learned from afterwards (serving.filter_seen and session.* apply).
+
     \b
     Examples:
       nextclick evaluate --bundle out/ --data sequences.parquet --report quality.json
       nextclick evaluate --data sequences.parquet --pairs test_pairs.parquet --rankers session-knn
+      nextclick evaluate --data clicks.parquet --protocol prequential --from 2017-10-13 --to 2017-10-14
       nextclick evaluate --stream --registry nextclick-data/registry
     """
     if stream == (bool(bundles) or data is not None or pairs is not None):
@@ -103,25 +137,49 @@ def evaluate(
             "--data is missing: clicks to judge on, and to learn baselines from"
         )
     else:
-        from stream_app.tools.evaluate import (  # noqa: PLC0415 - keeps --help quick
-            FileEvaluation,
-            evaluate_file,
-        )
+        from stream_app.tools import evaluate as tool  # noqa: PLC0415 - keeps --help quick
 
-        plan = FileEvaluation(
-            data=data,
-            bundles=bundles,
-            pairs=pairs,
-            rankers=tuple(name.strip() for name in rankers.split(",")),
-            blend_weights=blend_weights,
-            file_format=file_format,
-            columns=columns,
-            test_share=test_share,
-        )
-        figures = evaluate_file(plan, settings, say=lambda text: click.echo(text, err=True))
+        common: dict[str, Any] = {
+            "data": data,
+            "bundles": bundles,
+            "file_format": file_format,
+            "columns": columns,
+        }
+        if protocol == "prequential":
+            if pairs is not None:
+                raise ConfigurationError("--pairs have no clock: leave out --protocol prequential")
+            figures = tool.evaluate_prequential(
+                tool.StreamEvaluation(
+                    from_ms=from_ms,
+                    to_ms=to_ms,
+                    version_seconds=version_seconds,
+                    half_lives_minutes=half_lives_minutes,
+                    **common,
+                ),
+                settings,
+                say=_say,
+            )
+        else:
+            if from_ms is not None or to_ms is not None:
+                raise ConfigurationError("--from and --to go with --protocol prequential")
+            figures = tool.evaluate_file(
+                tool.FileEvaluation(
+                    pairs=pairs,
+                    rankers=tuple(name.strip() for name in rankers.split(",")),
+                    blend_weights=blend_weights,
+                    test_share=test_share,
+                    **common,
+                ),
+                settings,
+                say=_say,
+            )
         _print_quality(figures)
     if report is not None:
         write_report(report, figures)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _evaluate_stream(settings: Settings) -> dict[str, Any]:
@@ -153,7 +211,7 @@ def _print_quality(figures: dict[str, Any]) -> None:
         table.add_row(model["name"], *_figures_of(model))
     console.print(
         f"{figures['date']}: {figures['targets']:,} next clicks of {figures['data']}, "
-        f"{figures['models'][0]['cold_targets']:,} of them on items never clicked in training",
+        f"{figures['models'][0]['cold_targets']:,} of them on items never clicked before",
         soft_wrap=True,
         highlight=False,
     )
@@ -165,6 +223,13 @@ def _print_quality(figures: dict[str, Any]) -> None:
             f"MRR@20 {seeds['mrr_20_mean']:.4f} +- {seeds['mrr_20_sd']:.4f}",
             highlight=False,
         )
+    for model in figures["models"]:
+        for age in model.get("by_age", ()):
+            console.print(
+                f"{model['name']}, items {age['age']}: {age['targets']:,} targets, "
+                f"R@20 {age['recall_20']:.4f}, MRR@20 {age['mrr_20']:.4f}",
+                highlight=False,
+            )
     for name, why in figures["skipped"].items():
         console.print(f"{name}: left out, {why}", highlight=False, soft_wrap=True)
 

@@ -103,6 +103,21 @@ def test_a_click_log_has_a_clock_and_so_recent_popularity(files: Path, tmp_path:
     assert report["parameters"]["recent-popularity"]["half_life_minutes"] > 0
 
 
+def test_a_click_log_as_a_stream_goes_through_the_bundle_as_a_worker_would(
+    files: Path, tmp_path: Path
+) -> None:
+    report = report_of(
+        tmp_path,
+        *("--data", files / "clicks.parquet", "--protocol", "prequential"),
+        *("--from", "2023-11-15", "--bundle", files / "seed-0", "--half-life-minutes", 30),
+    )
+    assert [m["name"] for m in report["models"]] == ["recent-popularity 30 min", "gru4rec"]
+    assert report["from_ms"] >= 1_700_006_400_000
+    for model in report["models"]:
+        assert model["targets"] == report["targets"] == sum(a["targets"] for a in model["by_age"])
+        assert 0 < model["recall_20"] < 1
+
+
 def test_what_is_printed_names_what_was_left_out(files: Path) -> None:
     result = evaluate("--data", files / "sequences.parquet", "--rankers", "popularity,bundle")
     assert "next clicks of" in result.output
@@ -116,6 +131,8 @@ def test_what_is_printed_names_what_was_left_out(files: Path) -> None:
         (["--bundle", "x"], "--data is missing"),
         (["--data", "clicks.parquet", "--pairs", "pairs.parquet"], "benchmark sequences"),
         (["--data", "sequences.parquet", "--rankers", "best"], "no such ranker: best"),
+        (["--data", "clicks.parquet", "--from", "2023-11-14"], "go with --protocol prequential"),
+        (["--data", "sequences.parquet", "--protocol", "prequential"], "has no clock"),
         (["--data", "sequences.parquet", "--rankers", "blend"], "no --bundle was given"),
     ],
 )
