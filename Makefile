@@ -77,6 +77,11 @@ bench: $(SERVING)/.dev ## What one worker does on this machine, and what limits 
 	@mkdir -p build
 	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m tests.benchmarks $(ARGS)
 
+.PHONY: quality
+quality: $(SERVING)/.dev $(TRAINING)/.training ## Tuned baselines and trained models on the public logs in ../shared/data.  Writes build/quality.json.  ARGS="--train none" (--help: what costs how long)
+	@mkdir -p build
+	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m tests.quality $(ARGS)
+
 .PHONY: chaos
 chaos: $(SERVING)/.dev ## Real faults on a real broker: what is lost, doubled, and how long it takes.  Writes build/chaos.json.  ARGS="--rows kills --short" picks
 	@mkdir -p build
