@@ -64,8 +64,11 @@ def validation_part(
     earliest = int(sessions.n_sessions * (1 - SHARE_MAX))
     until_end = np.cumsum((sessions.lengths - 1)[::-1])
     cut = max(earliest, sessions.n_sessions - int(np.searchsorted(until_end, targets, "right")))
-    past = sessions.select(np.arange(cut))
-    return past, all_next_clicks(sessions.select(np.arange(cut, sessions.n_sessions)))
+    if cut == sessions.n_sessions:
+        return sessions, all_next_clicks(sessions.select(np.empty(0, dtype=np.int64)))
+    # As the test is split off: what a session under way clicked later is in neither part.
+    past, newest = sessions.split_at(int(sessions.start_ms[cut]))
+    return past, all_next_clicks(newest)
 
 
 def tune_session_knn(

@@ -31,6 +31,15 @@ def test_validation_is_the_end_and_everything_before_it_is_its_past(n: int, targ
         assert past.click_ms.max() < held_out.sessions.click_ms.min()
 
 
+def test_what_a_session_under_way_clicked_later_is_in_neither_part() -> None:
+    train = table([[1, 2]] * 20, ms_per_session=1000)
+    train.click_ms[1] = 19_500  # the second click of the first session
+    past, held_out = validation_part(train, targets=2)
+    assert held_out.sessions.start_ms.tolist() == [18_000, 19_000]
+    assert past.n_sessions == 18
+    assert past.lengths.tolist() == [1] + [2] * 17
+
+
 class Knobs(msgspec.Struct, frozen=True):
     a: int = 0
     b: int = 0
