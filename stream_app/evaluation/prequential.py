@@ -6,6 +6,7 @@ versions, as the aggregator publishes them, so an answer knows nothing younger t
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -23,6 +24,7 @@ from stream_app.core.pipeline import ServingRules, recommend_batch
 from stream_app.core.ports import Scorer
 from stream_app.core.records import Click, ItemId, ScoredItem
 from stream_app.evaluation.judge import JudgedRanker, session_intervals
+from stream_app.evaluation.rankers import in_parts
 from stream_app.evaluation.session_cut import session_numbers
 from stream_app.evaluation.stream_statistics import (
     LoggedClick,
@@ -149,9 +151,12 @@ def prequential(
     answered = stream.answered()
     length_ms = version_seconds * 1000
     first = _start_of_window(stream.ms, answered, length_ms)
-    view = _learn_past(stream, statistics, first)
-    windows = _windows(stream.ms, first, length_ms)
-    for version, window in enumerate(windows, first // PAST_TOGETHER + 2):
+    versions = itertools.count(1)
+    view = statistics.learn([], version=next(versions))
+    # Nobody is answered from any version of the past but the last.
+    for past in in_parts(first, PAST_TOGETHER):
+        view = statistics.learn(stream.records(past, encoded=False), version=next(versions))
+    for window in _windows(stream.ms, first, length_ms):
         records = stream.records(window)
         wanted = [record for record in records if answered[record.offset]]
         for start in range(0, len(wanted), BATCH_CLICKS):
@@ -164,7 +169,7 @@ def prequential(
                     for item in latest[session][:CUT]:
                         listed[item.item_id] = listed.get(item.item_id, 0) + 1
                 latest[session] = answers.get(record.offset, ())
-        view = statistics.learn(records, version=version)
+        view = statistics.learn(records, version=next(versions))
     assert (ranks[stream.targets] > 0).all(), "a target was not judged"
     return _row(stream, ranks[stream.targets], listed, name, time.perf_counter() - began)
 
@@ -191,15 +196,6 @@ def rank_in_list(items: Sequence[ScoredItem], item_id: str) -> int:
 
 def _json(session_id: str, item_id: str, ms: int) -> bytes:
     return encode_click(Click(session_id=session_id, item_id=ItemId(item_id), event_time_ms=ms))
-
-
-def _learn_past(stream: ClickStream, statistics: StreamStatistics, end: int) -> StatisticsAtVersion:
-    """Version 0: nothing.  Then large versions, since nobody is answered from any but the last."""
-    view = statistics.learn([], version=0)
-    for number, start in enumerate(range(0, end, PAST_TOGETHER), 1):
-        positions = np.arange(start, min(start + PAST_TOGETHER, end))
-        view = statistics.learn(stream.records(positions, encoded=False), version=number)
-    return view
 
 
 def _start_of_window(ms: NDArray[np.int64], answered: NDArray[np.bool_], length_ms: float) -> int:

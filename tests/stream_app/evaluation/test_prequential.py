@@ -12,6 +12,7 @@ from stream_app.core.pipeline import ServingRules
 from stream_app.core.records import Click, ItemId, ScoredItem
 from stream_app.core.session import SessionLimits, SessionState, advance
 from stream_app.core.statistics import CountedClick, LocalPopularity
+from stream_app.evaluation import prequential as module
 from stream_app.evaluation.prequential import (
     ClickStream,
     PrequentialRow,
@@ -179,3 +180,25 @@ def test_ties_count_against_a_list() -> None:
 def test_an_empty_range_has_no_targets() -> None:
     row = of_popularity(stream([("u", "a", 0), ("u", "b", 1)], start=50))
     assert row.quality.targets == 0
+
+
+def test_every_click_is_learned_once_in_order_and_versions_rise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PAST_TOGETHER", 3)
+    rng = np.random.default_rng(1)
+    clicks = [(f"s{n // 50}-{rng.integers(4)}", f"i{rng.integers(9)}", 7 * n) for n in range(100)]
+    learned: list[int] = []
+    versions: list[int] = []
+
+    class Recording:
+        def learn(self, clicks: Sequence[LoggedClick], *, version: int) -> StatisticsAtVersion:
+            learned.extend(click.offset for click in clicks)
+            versions.append(version)
+            return FixedPopularity(["i1"], version)
+
+    log = stream(clicks, start=400)
+    prequential(log, Recording(), None, RULES, name="recording", version_seconds=20)
+    assert learned == list(range(100))
+    assert versions == list(range(1, len(versions) + 1))
+    assert int(np.flatnonzero(log.answered())[0]) > 3, "some of it was past"
