@@ -19,14 +19,12 @@ from export.graphs import step_graph
 from export.scoring import choose_scoring, clicks_of, popular_clicks
 from export.to_onnx import network_weights
 from models.checkpoint import Checkpoint
-from models.config import GRU4RecConfig
-from models.gru4rec import ITEM_TABLES
+from models.config import ARCHITECTURES, config_of
 from stream_app.core.errors import BundleError
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, open_bundle, read_weights
 
-ARCHITECTURE: Final = "gru4rec"
 _OPTIMISER: Final = "optimiser/"
 """Prefix of the optimiser's tensors among the weights."""
 _PACKAGES: Final = ("nextclick", "torch", "onnx", "onnxruntime", "numpy")
@@ -77,7 +75,7 @@ def bundle_content(
     return BundleContent(
         model_version=model_version,
         created_at=_rfc3339(created_at),
-        architecture=ARCHITECTURE,
+        architecture=checkpoint.config.architecture,
         state=model.state_tensors(),
         vocabulary=checkpoint.vocabulary,
         step=step.SerializeToString(),
@@ -102,14 +100,15 @@ def checkpoint_of(directory: Path) -> Checkpoint:
     Raises `BundleError` if it fails a check or is of another architecture.
     """
     bundle = open_bundle(directory)
-    if bundle.manifest.architecture != ARCHITECTURE:
+    architecture = bundle.manifest.architecture
+    if architecture not in ARCHITECTURES:
         raise BundleError(
-            f"{directory} holds a model of the architecture {bundle.manifest.architecture}; training can "
-            f"go on from {ARCHITECTURE} only: train from scratch (--set retrain.warm_start=false)"
+            f"{directory} holds a model of the architecture {architecture}; training can go on from "
+            f"{' or '.join(ARCHITECTURES)} only: train from scratch (--set retrain.warm_start=false)"
         )
     tensors = {name: torch.from_numpy(array) for name, array in read_weights(directory).items()}
     return Checkpoint(
-        config=GRU4RecConfig.from_json(msgspec.json.encode(bundle.manifest.hyperparameters)),
+        config=config_of({"architecture": architecture, **bundle.manifest.hyperparameters}),
         vocabulary=bundle.vocabulary,
         weights={k: v for k, v in tensors.items() if not k.startswith(_OPTIMISER)},
         optimiser={
@@ -124,10 +123,11 @@ def without_items(start: Checkpoint, gone: Collection[str]) -> Checkpoint:
         return start
     ids = start.vocabulary.ids
     rows = [row for row, item in enumerate(ids) if item not in gone]
+    tables = start.model().item_tables
 
     def pruned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: tensor[rows] if name.rpartition(".")[2] in ITEM_TABLES else tensor
+            name: tensor[rows] if name.rpartition(".")[2] in tables else tensor
             for name, tensor in tensors.items()
         }
 

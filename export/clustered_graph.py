@@ -7,7 +7,7 @@ import onnx
 
 from export.clusters import blocks_of_alike
 from export.graph_builder import GraphBuilder
-from export.graphs import NEVER, Floats, NetworkWeights, score_model
+from export.graphs import NEVER, Floats, Network, ranked, score_model
 from export.quantised_graphs import (
     at_most,
     best_of,
@@ -28,11 +28,9 @@ _CLUSTERS_MORE: Final = GROUP
 """96 clusters for 20 places; and always `k` besides those that are padding."""
 _SPREADS: Final = 2.0
 """The best of sixteen scores so many standard deviations above their mean, about (1.8 if normal)."""
-_STATE_SQUARED: Final = 0.5
-"""Mean square of a state's numbers: .25 to .75 in trained models."""
 
 
-def clustered_score_graph(weights: NetworkWeights) -> onnx.ModelProto:
+def clustered_score_graph(weights: Network) -> onnx.ModelProto:
     """Each state and `k` int64 [1] -> `scores`, `items` [batch, k]; k at most n_items.
 
     For each cluster of 16 like items, what its best may score (the mean's score and two deviations) is
@@ -41,14 +39,15 @@ def clustered_score_graph(weights: NetworkWeights) -> onnx.ModelProto:
     """
     vectors = np.column_stack([weights.output_matrix, weights.output_bias])
     order = blocks_of_alike(vectors, CLUSTER)
-    means, hopes = _outlook(vectors[order])
+    means, hopes = _outlook(vectors[order], weights.query_square)
     columns_of = quantised_items(means, hopes, pad_to=GROUP)
     n_clusters = columns_of.n_columns
     n_groups = n_clusters // GROUP
 
     graph = GraphBuilder()
     query, rounded = queries(graph, weights, columns_of)
-    by_place = graph.node("Mul", "k", graph.integers("per_place", (_CLUSTERS_PER_PLACE,)))
+    k = weights.places(graph)
+    by_place = graph.node("Mul", k, graph.integers("per_place", (_CLUSTERS_PER_PLACE,)))
     wanted = graph.node("Add", by_place, graph.integers("more", (_CLUSTERS_MORE,)))
     place = groups_of(n_groups, GROUP).T.ravel()
     scores = integer_scores(graph, rounded, columns_of.columns[:, place], "means")
@@ -69,11 +68,10 @@ def clustered_score_graph(weights: NetworkWeights) -> onnx.ModelProto:
     items = np.arange(len(rows))  # those beyond the catalogue are padding
     items[: len(order)] = order
     listed = members_of(graph, clusters, items.reshape(n_clusters, -1), "items_of_clusters")
-    _rank(graph, near, query, listed)
-    return score_model(graph, weights)
+    return score_model(graph, weights, *_rank(graph, near, query, listed, k))
 
 
-def _outlook(ordered: Floats) -> tuple[Floats, Floats]:
+def _outlook(ordered: Floats, query_square: float) -> tuple[Floats, Floats]:
     """Of each cluster, the last of which may be smaller: mean weights [n, units], and a bias [n].
 
     ordered: weights and bias, [n_items, units + 1].  The bias is the mean one and the deviations by which the
@@ -83,23 +81,18 @@ def _outlook(ordered: Floats) -> tuple[Floats, Floats]:
     sizes = np.diff(np.append(starts, len(ordered)))[:, None]
     means = np.add.reduceat(ordered, starts, axis=0) / sizes
     variances = np.maximum(np.add.reduceat(ordered**2, starts, axis=0) / sizes - means**2, 0)
-    spread = np.sqrt(variances[:, :-1].sum(axis=1) * _STATE_SQUARED + variances[:, -1])
+    spread = np.sqrt(variances[:, :-1].sum(axis=1) * query_square + variances[:, -1])
     hopes = means[:, -1] + _SPREADS * spread
     return means[:, :-1].astype(np.float32), hopes.astype(np.float32)
 
 
-def _rank(graph: GraphBuilder, rows: str, query: str, listed: str) -> None:
-    """The best `k` of the candidates, equals in the order of their item index: `scores`, `items`.
+def _rank(graph: GraphBuilder, rows: str, query: str, listed: str, k: str) -> tuple[str, str]:
+    """The best `k` of the candidates, equals in the order of their item index: scores, items.
 
     rows: [batch, n, units + extra]; listed: item indexes in any order, [batch, n].
     """
     column = graph.node("Unsqueeze", query, graph.integers("axis_2", (2,)))
     all_scores = graph.reshape(graph.node("MatMul", rows, column), (0, -1))
-    best, position = graph.nodes("TopK", all_scores, "k", n_outputs=2, axis=1, sorted=0)
+    best, position = graph.nodes("TopK", all_scores, k, n_outputs=2, axis=1, sorted=0)
     unordered = graph.node("GatherElements", listed, position, axis=1)
-    ascending, order = graph.nodes("TopK", unordered, "k", n_outputs=2, axis=1, largest=0, sorted=1)
-    in_order = graph.node("GatherElements", best, order, axis=1)
-    _, rank = graph.nodes(
-        "TopK", in_order, "k", n_outputs=2, outputs=["scores", None], axis=1, sorted=1
-    )
-    graph.node("GatherElements", ascending, rank, output="items", axis=1)
+    return ranked(graph, best, unordered, k)

@@ -6,8 +6,7 @@ batch axis is dynamic by construction, and no torch is needed (DESIGN.md, 1).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Protocol
 
 import numpy as np
 import onnx
@@ -22,52 +21,51 @@ Floats = NDArray[np.float32]
 NEVER: Final = np.finfo(np.float32).min
 """Score of a padded column: finite, yet below every real score."""
 
+DTYPES: Final = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
+
 _BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
 _USUAL_K: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One recurrent layer.  gates: 3 for a GRU (reset, update, new, as in PyTorch), 1 for a plain RNN."""
-
-    hidden: Floats
-    """[units, gates * units], multiplied from the right of the state."""
-    hidden_bias: Floats
-    """[gates * units]; a GRU resets the product *and* this bias of its third gate."""
-    input: Floats | None
-    """[input_dim, gates * units]; None in the first layer of a one-hot model, whose table holds it."""
-    input_bias: Floats
-    """[gates * units]."""
+class Network(Protocol):
+    """One kind of network, as weights that know their own nodes.  Scores are query @ matrix.T + bias."""
 
     @property
-    def units(self) -> int:
-        return int(self.hidden.shape[0])
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkWeights:
-    """A recurrent next-item model: item table -> layers -> dot product with every item."""
-
-    cell: Literal["gru", "rnn"]
-    item_table: Floats
-    """[n_items, input_dim]; one-hot models: [n_items, gates * units] of the first layer."""
-    layers: tuple[LayerWeights, ...]
-    output_matrix: Floats
-    """[n_items, units of the last layer]."""
-    output_bias: Floats
-    """[n_items]."""
+    def output_matrix(self) -> Floats:
+        """[n_items, dim]."""
+        ...
 
     @property
-    def n_items(self) -> int:
-        return int(self.output_matrix.shape[0])
+    def output_bias(self) -> Floats:
+        """[n_items]."""
+        ...
 
     @property
-    def state(self) -> tuple[StateTensor, ...]:
-        """Hidden state of each layer, stored in half precision."""
-        return tuple(
-            StateTensor(name=f"hidden_{number}", shape=(layer.units,), dtype="float16")
-            for number, layer in enumerate(self.layers)
-        )
+    def n_items(self) -> int: ...
+
+    @property
+    def state(self) -> tuple[StateTensor, ...]: ...
+
+    @property
+    def query_square(self) -> float:
+        """Mean square of a query's numbers, about."""
+        ...
+
+    def step(self, graph: GraphBuilder) -> list[str]:
+        """Nodes from `item` int64 [batch] and the states to the new states, float32, in their order."""
+        ...
+
+    def query(self, graph: GraphBuilder) -> str:
+        """Nodes from the states to the query, float32 [batch, dim], numbers within -1..1 mostly."""
+        ...
+
+    def places(self, graph: GraphBuilder) -> str:
+        """How many of the best by query and matrix are wanted, int64 [1]: `k`, or what `listed` needs for it."""
+        ...
+
+    def listed(self, graph: GraphBuilder, scores: str, items: str) -> tuple[str, str]:
+        """The best `k` of all, from the best `places` by query and matrix, best first, [batch, n] each."""
+        ...
 
 
 def block_size(n_items: int) -> int:
@@ -76,29 +74,22 @@ def block_size(n_items: int) -> int:
     return min(_BLOCK_SIZES, key=lambda size: abs(np.log(size / ideal)))
 
 
-def step_graph(weights: NetworkWeights) -> onnx.ModelProto:
+def step_graph(network: Network) -> onnx.ModelProto:
     """`item` int64 [batch] and each state -> `next_<state>`; see `stream_app.core.manifest`.
 
-    The state's rounding to half precision is part of the step; the next layer sees it unrounded.
+    The state's rounding to half precision is part of the step.
     """
     graph = GraphBuilder()
-    signal = graph.node("Gather", graph.constant("item_table", weights.item_table), "item")
     outputs = []
-    for number, (layer, tensor) in enumerate(zip(weights.layers, weights.state, strict=True)):
-        before = graph.node("Cast", tensor.name, to=TensorProto.FLOAT)
-        prefix = f"layer_{number}_"
-        from_input = _product(graph, signal, layer.input, layer.input_bias, prefix + "input")
-        from_state = _product(graph, before, layer.hidden, layer.hidden_bias, prefix + "hidden")
-        cell = _gru if weights.cell == "gru" else _rnn
-        after = cell(graph, from_input, from_state, before)
-        stored = graph.node("Cast", after, output=f"next_{tensor.name}", to=TensorProto.FLOAT16)
-        outputs.append(value(stored, TensorProto.FLOAT16, ["batch", layer.units]))
-        signal = after
-    inputs = [value("item", TensorProto.INT64, ["batch"]), *state_inputs(weights.state)]
+    for tensor, after in zip(network.state, network.step(graph), strict=True):
+        kind = DTYPES[tensor.dtype]
+        stored = graph.node("Cast", after, output=f"next_{tensor.name}", to=kind)
+        outputs.append(value(stored, kind, ["batch", *tensor.shape]))
+    inputs = [value("item", TensorProto.INT64, ["batch"]), *state_inputs(network.state)]
     return graph.model("step", inputs, outputs)
 
 
-def score_graph(weights: NetworkWeights, *, block: int | None = None) -> onnx.ModelProto:
+def score_graph(weights: Network, *, block: int | None = None) -> onnx.ModelProto:
     """Each state and `k` int64 [1] -> `scores`, `items` [batch, k]; k at most n_items.
 
     Exact in two stages: the best `k` blocks of items by their maximum hold the best `k` items, also
@@ -113,13 +104,12 @@ def score_graph(weights: NetworkWeights, *, block: int | None = None) -> onnx.Mo
     bias = np.pad(weights.output_bias, (0, padding), constant_values=NEVER)
 
     graph = GraphBuilder()
-    last = weights.state[-1]
-    query = graph.node("Cast", last.name, to=TensorProto.FLOAT)  # [batch, units]
-    flat = _product(graph, query, matrix, bias, "output")  # [batch, n_blocks * size]
+    query, k = weights.query(graph), weights.places(graph)
+    flat = product(graph, query, matrix, bias, "output")  # [batch, n_blocks * size]
     blocks = graph.reshape(flat, (0, n_blocks, size))
     maxima = graph.node("ReduceMax", blocks, graph.integers("last_axis", (2,)), keepdims=0)
 
-    n_chosen = graph.node("Min", "k", graph.integers("n_blocks", (n_blocks,)))
+    n_chosen = graph.node("Min", k, graph.integers("n_blocks", (n_blocks,)))
     _, unordered = graph.nodes("TopK", maxima, n_chosen, n_outputs=2, axis=1, sorted=0)
     # In the order of their rows, so that the second stage, too, meets lower items first.
     chosen, _ = graph.nodes("TopK", unordered, n_chosen, n_outputs=2, axis=1, largest=0, sorted=1)
@@ -128,33 +118,15 @@ def score_graph(weights: NetworkWeights, *, block: int | None = None) -> onnx.Mo
         graph.node("GatherND", blocks, at, batch_dims=1), (0, -1)
     )  # [batch, n_chosen * size]
 
-    _, position = graph.nodes(
-        "TopK", candidates, "k", n_outputs=2, outputs=["scores", None], axis=1, sorted=1
-    )
+    scores, position = graph.nodes("TopK", candidates, k, n_outputs=2, axis=1, sorted=1)
     size_name = graph.integers("block_size", (size,))
     block_of = graph.node("GatherElements", chosen, graph.node("Div", position, size_name), axis=1)
     within = graph.node("Mod", position, size_name)
     items = graph.node("Mul", block_of, size_name)
-    graph.node("Add", items, within, output="items")
-    return score_model(graph, weights)
+    return score_model(graph, weights, scores, graph.node("Add", items, within))
 
 
-def _gru(graph: GraphBuilder, from_input: str, from_state: str, before: str) -> str:
-    """h' = n + z * (h - n), n = tanh(x_n + r * s_n)  (Cho et al. 2014, PyTorch's placing of r)."""
-    x_reset, x_update, x_new = graph.nodes("Split", from_input, n_outputs=3, axis=1, num_outputs=3)
-    s_reset, s_update, s_new = graph.nodes("Split", from_state, n_outputs=3, axis=1, num_outputs=3)
-    reset = graph.node("Sigmoid", graph.node("Add", x_reset, s_reset))
-    update = graph.node("Sigmoid", graph.node("Add", x_update, s_update))
-    new = graph.node("Tanh", graph.node("Add", x_new, graph.node("Mul", reset, s_new)))
-    return graph.node("Add", new, graph.node("Mul", update, graph.node("Sub", before, new)))
-
-
-def _rnn(graph: GraphBuilder, from_input: str, from_state: str, before: str) -> str:  # noqa: ARG001 - one signature for every cell
-    """h' = tanh(x + s)  (Elman 1990)."""
-    return graph.node("Tanh", graph.node("Add", from_input, from_state))
-
-
-def _product(
+def product(
     graph: GraphBuilder, signal: str, matrix: Floats | None, bias: Floats, name: str
 ) -> str:
     if matrix is not None:
@@ -162,15 +134,30 @@ def _product(
     return graph.node("Add", signal, graph.constant(f"{name}_bias", bias))
 
 
+def ranked(graph: GraphBuilder, scores: str, items: str, k: str) -> tuple[str, str]:
+    """The best `k` of some items, best first, equals in the order of their item index.
+
+    scores, items: in any order, each item once, [batch, n] both, n at least `k`.
+    """
+    n = graph.node("Gather", graph.node("Shape", items), graph.integers("axis_1", (1,)), axis=0)
+    ascending, order = graph.nodes("TopK", items, n, n_outputs=2, axis=1, largest=0, sorted=1)
+    in_order = graph.node("GatherElements", scores, order, axis=1)
+    best, position = graph.nodes("TopK", in_order, k, n_outputs=2, axis=1, sorted=1)
+    return best, graph.node("GatherElements", ascending, position, axis=1)
+
+
 def state_inputs(state: Sequence[StateTensor]) -> list[onnx.ValueInfoProto]:
-    return [value(t.name, TensorProto.FLOAT16, ["batch", *t.shape]) for t in state]
+    return [value(t.name, DTYPES[t.dtype], ["batch", *t.shape]) for t in state]
 
 
-def score_model(graph: GraphBuilder, weights: NetworkWeights) -> onnx.ModelProto:
-    """The scoring graph whose nodes give `scores` and `items`."""
+def score_model(graph: GraphBuilder, network: Network, scores: str, items: str) -> onnx.ModelProto:
+    """The scoring graph from nodes that give the best `network.places`, best first."""
+    scores, items = network.listed(graph, scores, items)
+    graph.node("Identity", scores, output="scores")
+    graph.node("Identity", items, output="items")
     return graph.model(
         "score",
-        [*state_inputs(weights.state), value("k", TensorProto.INT64, [1])],
+        [*state_inputs(network.state), value("k", TensorProto.INT64, [1])],
         [
             value("scores", TensorProto.FLOAT, ["batch", "n"]),
             value("items", TensorProto.INT64, ["batch", "n"]),

@@ -1,14 +1,15 @@
 """What a retraining goes over and where it starts, given the log and the live model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from export.artifact import checkpoint_of, without_items
 from export.window import Division, Window, in_vocabulary_of, to_learn
+from models.architectures import network
 from models.checkpoint import Checkpoint
-from models.config import GRU4RecConfig
+from models.config import CosineGRUConfig, GRU4RecConfig, ModelConfig
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import read_latest
 from stream_app.core.errors import BundleError
@@ -19,16 +20,19 @@ from stream_app.settings import RetrainSettings, Settings
 
 Say = Callable[[str], None]
 
-NETWORK: Final = GRU4RecConfig(
-    batch_size=64,
-    n_sample=512,
-    learning_rate=0.07,
-    dropout_embedding=0.4,
-    dropout_hidden=0.3,
-)
-"""What is trained unless the settings say otherwise; cross-entropy.  Logs here are small (hours to a
-fortnight), so dropout matters most: without it Recall@20 falls from .44 to .33 on six minutes of the simulated
-shop, and from .66 to .65 on a day and a half of YOOCHOOSE (DESIGN.md, 10)."""
+NETWORKS: Final[Mapping[str, ModelConfig]] = {
+    "gru4rec": GRU4RecConfig(
+        batch_size=64,
+        n_sample=512,
+        learning_rate=0.07,
+        dropout_embedding=0.4,
+        dropout_hidden=0.3,
+    ),
+    "cosine-gru": CosineGRUConfig(dropout_items=0.4, batch_clicks=480),
+}
+"""What is trained unless the settings say otherwise, by architecture.  Logs here are small (hours to a
+fortnight), so dropout matters most: without it Recall@20 of GRU4Rec falls from .44 to .33 on six minutes of the
+simulated shop, and from .66 to .65 on a day and a half of YOOCHOOSE (DESIGN.md, 10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Plan:
     vocabulary: ItemVocabulary
     sessions: SessionTable
     """Indexes into `vocabulary`."""
-    config: GRU4RecConfig
+    config: ModelConfig
     start: Checkpoint | None
     retired: frozenset[str]
     """Items of the live model that nobody clicked in the whole window."""
@@ -78,7 +82,9 @@ def plan_training(
     from_scratch: bool,
 ) -> Plan:
     """Vocabulary, sessions, hyper-parameters and starting weights of the next training."""
-    config = NETWORK.changed(units=settings.layer_units, epochs=settings.epochs)
+    config = NETWORKS[settings.architecture].changed(
+        units=settings.layer_units, epochs=settings.epochs
+    )
     start, retired = _start(
         window, config, live, say=say, from_scratch=from_scratch or not settings.warm_start
     )
@@ -130,7 +136,7 @@ def _warm_epochs(clicks: int, settings: RetrainSettings) -> int:
 
 
 def _start(
-    window: Window, config: GRU4RecConfig, live: LiveModel | None, *, say: Say, from_scratch: bool
+    window: Window, config: ModelConfig, live: LiveModel | None, *, say: Say, from_scratch: bool
 ) -> tuple[Checkpoint | None, frozenset[str]]:
     """The live model's checkpoint, less its retired items, if training can go on from it."""
     if live is None:
@@ -143,9 +149,14 @@ def _start(
     except BundleError as error:
         say(f"no warm start: {error}")
         return None, retired
-    ours = (config.cell, config.layers, config.units, config.embedding)
-    theirs = checkpoint.config
-    if ours != (theirs.cell, theirs.layers, theirs.units, theirs.embedding):
+    if checkpoint.config.architecture != config.architecture or _shapes(config) != _shapes(
+        checkpoint.config
+    ):
         say("no warm start: the live model's network has another shape than the settings ask for")
         return None, retired
     return without_items(checkpoint, retired), retired
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Of the weights of a network with one item."""
+    return {name: tuple(weight.shape) for name, weight in network(config, 1).weights().items()}

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.graph_builder import GraphBuilder
-from export.graphs import NEVER, Floats, NetworkWeights, score_model
+from export.graphs import NEVER, Floats, Network, score_model
 
 BLOCK: Final = 16
 """Neighbouring items whose best integer score stands for all of them in the first choice."""
@@ -33,7 +33,7 @@ _BIAS_ROWS_MAX: Final = 24
 _LOWEST: Final = np.iinfo(np.int32).min
 
 
-def quantised_score_graph(weights: NetworkWeights, *, block: int | None = None) -> onnx.ModelProto:
+def quantised_score_graph(weights: Network, *, block: int | None = None) -> onnx.ModelProto:
     """Each state and `k` int64 [1] -> `scores`, `items` [batch, k]; k at most n_items.
 
     Chosen are first the blocks of neighbouring items with the best integer scores, an eighth more than
@@ -47,7 +47,8 @@ def quantised_score_graph(weights: NetworkWeights, *, block: int | None = None) 
     n_blocks = items.n_columns // size
     graph = GraphBuilder()
     query, rounded = queries(graph, weights, items)
-    wanted = _more_than_k(graph)
+    k = weights.places(graph)
+    wanted = _more_than(graph, k)
     # Column `i * n_blocks + b` is item `i` of block `b`: the maximum of vectors of n_blocks numbers
     # takes half the time of n_blocks maxima of a few neighbours each.
     place = groups_of(n_blocks, size).T.ravel()
@@ -67,11 +68,10 @@ def quantised_score_graph(weights: NetworkWeights, *, block: int | None = None) 
         axis=1,
     )
     rows = graph.node("Gather", graph.constant("item_rows", items.rows), listed, axis=0)
-    _rank(graph, rows, query, listed)
-    return score_model(graph, weights)
+    return score_model(graph, weights, *_rank(graph, rows, query, listed, k))
 
 
-def chunked_score_graph(weights: NetworkWeights) -> onnx.ModelProto:
+def chunked_score_graph(weights: Network) -> onnx.ModelProto:
     """The same for large catalogues, where writing a row's integer scores down would take the time.
 
     The columns are multiplied in chunks of which only the maxima of blocks are kept, and *all* items
@@ -81,7 +81,8 @@ def chunked_score_graph(weights: NetworkWeights) -> onnx.ModelProto:
     n_blocks = items.n_columns // BLOCK
     graph = GraphBuilder()
     query, rounded = queries(graph, weights, items)
-    wanted = _more_than_k(graph)
+    k = weights.places(graph)
+    wanted = _more_than(graph, k)
     parts = [
         _chunk_maxima(graph, rounded, items, first) for first in range(0, items.n_columns, CHUNK)
     ]
@@ -99,8 +100,8 @@ def chunked_score_graph(weights: NetworkWeights) -> onnx.ModelProto:
     rows = graph.reshape(
         graph.node("Gather", of_blocks, chosen, axis=0), (0, -1, items.rows.shape[1])
     )
-    _rank(graph, rows, query, members_of(graph, chosen, groups_of(n_blocks, BLOCK), "blocks"))
-    return score_model(graph, weights)
+    listed = members_of(graph, chosen, groups_of(n_blocks, BLOCK), "blocks")
+    return score_model(graph, weights, *_rank(graph, rows, query, listed, k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +150,15 @@ def block_size(n_items: int) -> int:
     return _SMALL_BLOCK if n_items <= _SMALL_UP_TO else BLOCK
 
 
-def queries(graph: GraphBuilder, weights: NetworkWeights, items: QuantisedItems) -> tuple[str, str]:
-    """The last state with ones below it, [batch, units + extra], in float32 and rounded to uint8.
+def queries(graph: GraphBuilder, weights: Network, items: QuantisedItems) -> tuple[str, str]:
+    """The query with ones below it, [batch, units + extra], in float32 and rounded to uint8.
 
     Elementwise, with constant steps: a dynamic quantisation would measure the whole batch, and a row
     would depend on its neighbours.
     """
-    last = weights.state[-1]
-    state = graph.node("Cast", last.name, to=onnx.TensorProto.FLOAT)
-    extra = items.rows.shape[1] - last.shape[0]
+    extra = items.rows.shape[1] - weights.output_matrix.shape[1]
     one = graph.constant("one", np.array(1, dtype=np.float32))
-    query = graph.node("Pad", state, graph.integers("extra", (0, 0, 0, extra)), one)
+    query = graph.node("Pad", weights.query(graph), graph.integers("extra", (0, 0, 0, extra)), one)
     step = graph.constant("query_step", np.array(1 / _STEPS, dtype=np.float32))
     return query, graph.node("QuantizeLinear", query, step, _zero_point(graph))
 
@@ -194,11 +193,11 @@ def maxima_of(graph: GraphBuilder, grouped: str, *, axis: int) -> str:
     return graph.node("ReduceMax", grouped, graph.integers(f"axis_{axis}", (axis,)), keepdims=0)
 
 
-def _more_than_k(graph: GraphBuilder) -> str:
+def _more_than(graph: GraphBuilder, k: str) -> str:
     """Candidates for `k` places, 25 for 20: rounding rarely moves an item by more than a place or two."""
-    eighth = graph.node("Div", "k", graph.integers("eight", (8,)))
+    eighth = graph.node("Div", k, graph.integers("eight", (8,)))
     spare = graph.node("Add", eighth, graph.integers("three", (3,)))
-    return graph.node("Add", "k", spare)
+    return graph.node("Add", k, spare)
 
 
 def at_most(graph: GraphBuilder, number: str, most: int) -> str:
@@ -227,14 +226,12 @@ def members_of(graph: GraphBuilder, chosen: str, groups: NDArray[np.int64], name
     )
 
 
-def _rank(graph: GraphBuilder, rows: str, query: str, listed: str) -> None:
-    """The best `k` of the candidates in float32: `scores` and `items`.
+def _rank(graph: GraphBuilder, rows: str, query: str, listed: str, k: str) -> tuple[str, str]:
+    """The best `k` of the candidates in float32: scores and items.
 
     rows: [batch, n, units + extra]; listed: item indexes, ascending, [batch, n].
     """
     column = graph.node("Unsqueeze", query, graph.integers("axis_2", (2,)))
-    scores = graph.reshape(graph.node("MatMul", rows, column), (0, -1))
-    _, position = graph.nodes(
-        "TopK", scores, "k", n_outputs=2, outputs=["scores", None], axis=1, sorted=1
-    )
-    graph.node("GatherElements", listed, position, output="items", axis=1)
+    all_scores = graph.reshape(graph.node("MatMul", rows, column), (0, -1))
+    scores, position = graph.nodes("TopK", all_scores, k, n_outputs=2, axis=1, sorted=1)
+    return scores, graph.node("GatherElements", listed, position, axis=1)

@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.clustered_graph import clustered_score_graph
-from export.graphs import NetworkWeights, score_graph
+from export.graphs import Network, score_graph
 from export.quantised_graphs import chunked_score_graph, quantised_score_graph
 from stream_app.core.manifest import CHUNKED, CLUSTERED, EXACT, QUANTISED, Scoring
 from stream_app.evaluation.sessions import SessionTable
@@ -28,12 +28,12 @@ STATES: Final = 1024
 _CLICKS_MAX: Final = 6
 _ROWS: Final = 64
 
-States = dict[str, NDArray[np.float16]]
-"""By name of the state tensor, [n, units] each."""
+States = dict[str, NDArray[Any]]
+"""By name of the state tensor, [n, *shape] each, as stored."""
 
 
 def choose_scoring(
-    weights: NetworkWeights,
+    weights: Network,
     step: onnx.ModelProto,
     clicks: NDArray[np.int64],
     *,
@@ -88,13 +88,14 @@ def popular_clicks(popularity: NDArray[np.float32], *, seed: int = 0) -> NDArray
 def states_after(step: onnx.ModelProto, clicks: NDArray[np.int64]) -> States:
     """The state after each session's last click.  clicks: int64 [n, clicks], -1 after the end."""
     session = _session(step)
-    names = [value.name for value in step.graph.input if value.name != "item"]
-    units = {
-        value.name: value.type.tensor_type.shape.dim[1].dim_value
-        for value in step.graph.input
-        if value.name != "item"
-    }
-    states = {name: np.zeros((len(clicks), units[name]), dtype=np.float16) for name in names}
+    states: States = {}
+    for value in step.graph.input:
+        if value.name != "item":
+            kind = value.type.tensor_type
+            shape = [size.dim_value for size in kind.shape.dim[1:]]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            states[value.name] = np.zeros((len(clicks), *shape), dtype=dtype)
+    names = list(states)
     for items in clicks.T:
         rows = np.flatnonzero(items >= 0)
         if len(rows) == 0:
@@ -130,7 +131,7 @@ def recall_of(
 
 def _faster(
     n_items: int, *, approximate: bool
-) -> Iterator[tuple[str, Callable[[NetworkWeights], onnx.ModelProto], float]]:
+) -> Iterator[tuple[str, Callable[[Network], onnx.ModelProto], float]]:
     """What to try, fastest first: method, graph, the recall it must have."""
     if n_items < CHUNKED_FROM:
         yield QUANTISED, quantised_score_graph, RECALL_MIN

@@ -66,7 +66,9 @@ def train_and_export(options: TrainingOptions, console: Console | None = None) -
             has_clock=outcome.data.has_clock,
         ),
         metrics={
-            "candidate" if name == "gru4rec" else name: msgspec.to_builtins(figures)
+            "candidate" if name == checkpoint.config.architecture else name: msgspec.to_builtins(
+                figures
+            )
             for name, figures in outcome.quality.items()
         },
         sessions=sessions,

@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.config import GRU4RecConfig
-from models.gru4rec import GRU4Rec
+from models.architectures import network
+from models.config import ModelConfig, config_from_json
+from models.network import SessionModel
 from stream_app.core.errors import BundleError
+from stream_app.core.metrics import RankingQuality
 from stream_app.core.records import UNREADABLE
 from stream_app.core.vocabulary import ItemVocabulary
 
@@ -40,24 +42,53 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Names the sessions trained on; a resumed training refuses others."""
     start_fingerprint: str = ""
     """Names the weights a warm start began from."""
+    epoch_recalls: tuple[float, ...] = ()
+    """Recall@20 on the validation part after each epoch, where there was one."""
+    epoch_mrrs: tuple[float, ...] = ()
+    """MRR@20 likewise."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) after which Recall@20 + MRR@20 was highest; 0: nothing was validated."""
+        values = [
+            recall + mrr for recall, mrr in zip(self.epoch_recalls, self.epoch_mrrs, strict=True)
+        ]
+        return values.index(max(values)) + 1 if values else 0
+
+    @property
+    def epochs_since_best(self) -> int:
+        return self.epochs_done - self.best_epoch if self.best_epoch else 0
+
+    def after_epoch(
+        self, loss: float, seconds: float, quality: RankingQuality | None
+    ) -> "TrainingRecord":
+        measured = () if quality is None else (quality,)
+        return msgspec.structs.replace(
+            self,
+            epochs_done=self.epochs_done + 1,
+            epoch_losses=(*self.epoch_losses, loss),
+            epoch_seconds=(*self.epoch_seconds, seconds),
+            epoch_recalls=(*self.epoch_recalls, *(q.recall_20 for q in measured)),
+            epoch_mrrs=(*self.epoch_mrrs, *(q.mrr_20 for q in measured)),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """weights: by parameter name, float32; optimiser: accumulators and velocities, {} if not kept."""
 
-    config: GRU4RecConfig
+    config: ModelConfig
     vocabulary: ItemVocabulary
     weights: dict[str, Tensor]
     optimiser: dict[str, Tensor] = field(default_factory=dict)
     record: TrainingRecord = field(default_factory=TrainingRecord)
 
-    def model(self) -> GRU4Rec:
+    def model(self) -> SessionModel:
         """The network with these weights (copied), in evaluation mode, without gradients.
 
         Raises `BundleError` if a weight is missing or has the wrong shape.
         """
-        model = GRU4Rec(self.config, len(self.vocabulary))
+        model = network(self.config, len(self.vocabulary))
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -110,7 +141,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             optimiser = load_file(directory / OPTIMISER)
         record = msgspec.json.decode((directory / TRAINING).read_bytes(), type=TrainingRecord)
         checkpoint = Checkpoint(
-            config=GRU4RecConfig.from_json((directory / CONFIG).read_bytes()),
+            config=config_from_json((directory / CONFIG).read_bytes()),
             vocabulary=ItemVocabulary.from_json((directory / VOCABULARY).read_bytes()),
             weights=weights,
             optimiser=optimiser,
@@ -121,7 +152,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             f"{directory} holds no readable checkpoint: {error}; train it again with "
             "nextclick train --data FILE --out DIRECTORY"
         ) from error
-    n_items = len(weights["item_bias"]) if "item_bias" in weights else -1
+    n_items = len(weights["item_vectors"]) if "item_vectors" in weights else -1
     if n_items != len(checkpoint.vocabulary):
         raise BundleError(
             f"{directory}: the vocabulary has {len(checkpoint.vocabulary)} items, "

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
-from models.gru4rec import GRU4Rec
+from models.network import SessionModel
 from stream_app.core.metrics import RankingQuality
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.evaluation.targets import MISS, quality_with_cold, target_positions
@@ -24,7 +24,7 @@ def evaluate_checkpoint(checkpoint: Checkpoint, sessions: SessionTable) -> Ranki
     return evaluate_model(checkpoint.model(), sessions)
 
 
-def evaluate_model(model: GRU4Rec, sessions: SessionTable) -> RankingQuality:
+def evaluate_model(model: SessionModel, sessions: SessionTable) -> RankingQuality:
     """Recall@5/10/20 and MRR@20 over every click from a session's second.
 
     States start at zero and are rounded as serving stores them; ties count against us
@@ -35,7 +35,7 @@ def evaluate_model(model: GRU4Rec, sessions: SessionTable) -> RankingQuality:
 
 
 @torch.inference_mode()
-def next_click_ranks(model: GRU4Rec, sessions: SessionTable) -> NDArray[np.int64]:
+def next_click_ranks(model: SessionModel, sessions: SessionTable) -> NDArray[np.int64]:
     """Conservative rank of every next click, int64 [n_targets], in table order; `MISS` if cold."""
     matrix, bias = model.output_matrix(), model.output_bias()
     ranks = np.full(sessions.n_clicks, MISS, dtype=np.int64)
@@ -46,14 +46,15 @@ def next_click_ranks(model: GRU4Rec, sessions: SessionTable) -> NDArray[np.int64
         target = sessions.item_indexes[rows]
         warm = np.flatnonzero(target >= 0)
         if len(warm):
-            queries = model.query(*states)[torch.from_numpy(warm)]
-            scores = torch.addmm(bias, queries, matrix.T, out=scratch[: len(warm)])
+            asked = tuple(state[torch.from_numpy(warm)] for state in states)
+            scores = torch.addmm(bias, model.query(*asked), matrix.T, out=scratch[: len(warm)])
+            scores = model.add_repeats(scores, *asked)
             ranks[rows[warm]] = _conservative_ranks(scores, torch.from_numpy(target[warm]))
     return ranks[target_positions(sessions)]
 
 
 def _sessions_step_by_step(
-    model: GRU4Rec, sessions: SessionTable, n_together: int
+    model: SessionModel, sessions: SessionTable, n_together: int
 ) -> Iterator[tuple[NDArray[np.int64], tuple[Tensor, ...]]]:
     """(rows of `item_indexes` to predict, states before them), longest sessions first.
 
@@ -75,7 +76,7 @@ def _sessions_step_by_step(
 
 
 def _stepped(
-    model: GRU4Rec, clicked: NDArray[np.int64], states: tuple[Tensor, ...]
+    model: SessionModel, clicked: NDArray[np.int64], states: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     known = clicked >= 0
     after = model.step(torch.from_numpy(np.maximum(clicked, 0)), *states)

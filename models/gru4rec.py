@@ -1,21 +1,20 @@
 """The network: item vectors, recurrent layers, scores.  It knows nothing of data or optimisers."""
 
 import math
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from models.config import GRU4RecConfig
+from models.network import SessionModel, parameter
 from stream_app.core.manifest import StateTensor
 
 GATES: Final = {"gru": 3, "rnn": 1}
-ITEM_TABLES: Final = frozenset({"item_vectors", "item_bias", "input_vectors", "input_gates"})
-"""Parameters with a row per item.  Told by name: 3 x 100 gates may meet 300 items."""
 
 
-class GRU4Rec(nn.Module):
+class GRU4Rec(SessionModel):
     """Next-item scores from a session's clicks (Hidasi et al. 2016, 1511.06939).
 
     A session is carried as one hidden state per layer.  `step` is what serving does with a click,
@@ -26,23 +25,28 @@ class GRU4Rec(nn.Module):
     equation 4: one matrix product instead of two, and no difference in quality.
     """
 
+    item_tables: ClassVar[frozenset[str]] = frozenset(
+        {"item_vectors", "item_bias", "input_vectors", "input_gates"}
+    )
+    config: GRU4RecConfig
+
     def __init__(self, config: GRU4RecConfig, n_items: int) -> None:
         super().__init__()
         self.config = config
         self.n_items = n_items
         units, gates = config.units, GATES[config.cell]
-        self.item_vectors = _table(n_items, units)
-        self.item_bias = _table(n_items)
+        self.item_vectors = parameter(n_items, units)
+        self.item_bias = parameter(n_items)
         if config.embedding == "separate":
-            self.input_vectors = _table(n_items, units)
+            self.input_vectors = parameter(n_items, units)
         elif config.embedding == "one-hot":
-            self.input_gates = _table(n_items, gates * units)
+            self.input_gates = parameter(n_items, gates * units)
         for layer in range(config.layers):
             if layer > 0 or config.embedding != "one-hot":
-                self.register_parameter(f"input_weight_{layer}", _table(gates * units, units))
-            self.register_parameter(f"hidden_weight_{layer}", _table(gates * units, units))
-            self.register_parameter(f"input_bias_{layer}", _table(gates * units))
-            self.register_parameter(f"hidden_bias_{layer}", _table(gates * units))
+                self.register_parameter(f"input_weight_{layer}", parameter(gates * units, units))
+            self.register_parameter(f"hidden_weight_{layer}", parameter(gates * units, units))
+            self.register_parameter(f"input_bias_{layer}", parameter(gates * units))
+            self.register_parameter(f"hidden_bias_{layer}", parameter(gates * units))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -93,52 +97,30 @@ class GRU4Rec(nn.Module):
         return after
 
     def step(self, item: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """A session's states after one more click, as they are stored.
-
-        item: int64 [batch]; states: as `state_tensors` declares, batch axis first.  The sums are
-        float32, the rounding to the stored dtype is part of the step.
-        """
         rows = self.get_parameter(self.input_table).index_select(0, item)
         after = self.advance(rows, [state.to(torch.float32) for state in states])
         return tuple(new.to(old.dtype) for new, old in zip(after, states, strict=True))
 
     def state_tensors(self) -> tuple[StateTensor, ...]:
-        """What a session record stores for this model: one tensor per layer, zeros at the start."""
+        """One per layer."""
         return tuple(
             StateTensor(name=f"hidden_{layer}", shape=(self.config.units,), dtype="float16")
             for layer in range(self.config.layers)
         )
 
-    def start_states(self, batch: int) -> tuple[Tensor, ...]:
-        """The states of `batch` sessions that have not begun."""
-        return tuple(
-            torch.zeros((batch, *tensor.shape), dtype=getattr(torch, tensor.dtype))
-            for tensor in self.state_tensors()
-        )
-
     def query(self, *states: Tensor) -> Tensor:
-        """What the item vectors are multiplied with, float32 [batch, dim].
+        """The last layer's state.
 
-        scores = query @ output_matrix().T + output_bias().  The ELU that BPR-max puts on scores in
-        training is left out: it changes no order, and saturates into ties.
+        The ELU that BPR-max puts on scores in training is left out: it changes no order, and saturates
+        into ties.
         """
         return states[-1].to(torch.float32)
 
     def output_matrix(self) -> Tensor:
-        """float32 [n_items, dim]."""
         return self.item_vectors.detach()
 
     def output_bias(self) -> Tensor:
-        """float32 [n_items]."""
         return self.item_bias.detach()
-
-    def scores(self, *states: Tensor) -> Tensor:
-        """Scores of the whole catalogue, float32 [batch, n_items]."""
-        return torch.addmm(self.item_bias, self.query(*states), self.item_vectors.T)
-
-
-def _table(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.zeros(*shape))
 
 
 def _gru(gate_inputs: Tensor, gate_hidden: Tensor, state: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import click
 
-from models.config import PRESETS, GRU4RecConfig, preset
+from models.config import ARCHITECTURES, PRESETS, GRU4RecConfig, ModelConfig, preset
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.records import VIEW_ITEM
 from stream_app.core.session import SessionLimits
@@ -21,7 +21,7 @@ class TrainingOptions:
     """A click file of any format `stream_app.files.click_files` reads, benchmark sequences included."""
     checkpoint_directory: Path
     """Where the checkpoint goes; replaced when the training is done."""
-    config: GRU4RecConfig = field(default_factory=GRU4RecConfig)
+    config: ModelConfig = field(default_factory=GRU4RecConfig)
     format: str | None = None
     """The file's format; None: told by its content."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -38,12 +38,22 @@ class TrainingOptions:
     resume: bool = False
     """Go on from where an earlier, interrupted training of the same got to."""
     threads: int = 1
+    validation_share: float | None = None
+    """Share of the training sessions, the newest, ranked after every epoch instead of learned; None: none."""
+    patience: int | None = None
+    """Epochs in a row that may be no better; None: any number."""
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
             raise ConfigurationError(f"--test-share {self.test_share}: write a share, e.g. 0.1")
         if self.holdout_days is not None and self.holdout_days <= 0:
             raise ConfigurationError(f"--holdout-days {self.holdout_days}: write days, e.g. 1")
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
+            raise ConfigurationError(
+                f"--validation-share {self.validation_share}: write a share, e.g. 0.1"
+            )
+        if self.patience is not None and self.validation_share is None:
+            raise ConfigurationError("--patience needs --validation-share, e.g. 0.1")
 
     @property
     def resume_directory(self) -> Path:
@@ -61,25 +71,32 @@ def require_torch() -> None:
 
 
 _HELP: Final = {
+    "epochs": "Passes over the sessions.",
+    "seed": "Same seed, same weights.",
+    "precision": "Of matrix products.",
+    "units": "Hidden units (per layer), and numbers of an item's vector.",
+    "n_sample": "Extra negatives per step.",
+    "sample_alpha": "Negatives by support ** alpha.",
+    "learning_rate": "Step size: Adagrad's (gru4rec), Adam's highest (cosine-gru).",
     "cell": "Recurrent cell.",
     "layers": "Recurrent layers.",
-    "units": "Hidden units per layer.",
     "embedding": "How clicked items enter.",
     "loss": "Loss.",
     "batch_size": "Sessions side by side.",
-    "n_sample": "Extra negatives per step.",
-    "sample_alpha": "Negatives by support ** alpha.",
     "dropout_embedding": "Dropout on item vectors.",
     "dropout_hidden": "Dropout on hidden states.",
-    "learning_rate": "Adagrad's step size.",
     "momentum": "Momentum of the steps.",
     "bpreg": "BPR-max: score regularisation.",
     "elu_param": "BPR-max: ELU on scores; 0 linear.",
     "logq": "Cross-entropy: sampling correction.",
-    "epochs": "Passes over the sessions.",
-    "seed": "Same seed, same weights.",
-    "precision": "Of matrix products.",
+    "history_items": "Last clicks that every score looks at again.",
+    "temperature": "Cosines are divided by it.",
+    "batch_clicks": "Next clicks per step.",
+    "session_clicks_max": "Last clicks learned of a session.",
+    "dropout_items": "Dropout on clicked items' vectors.",
+    "warm_up": "Share of the training in which the step size rises.",
 }
+"""Flags of hyper-parameters; each says by itself which networks know it."""
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,9 +105,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(*args: Any, **flags: Any) -> Any:
         changes = {name: flags.pop(name) for name in _HELP}
-        base = flags.pop("preset")
-        config = preset(base) if base else GRU4RecConfig()
-        config = config.changed(**{k: v for k, v in changes.items() if v is not None})
+        config = _config(
+            flags.pop("model"),
+            flags.pop("preset"),
+            {name: value for name, value in changes.items() if value is not None},
+        )
         ours = {name: flags.pop(name) for name in _OURS}
         options = TrainingOptions(
             data=ours["data"],
@@ -104,6 +123,8 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             report=ours["report"],
             resume=ours["resume"],
             threads=ours["threads"],
+            validation_share=ours["validation_share"],
+            patience=ours["patience"],
         )
         return command(*args, options=options, **flags)
 
@@ -115,8 +136,12 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _OURS: Final = (
     "data", "out", "format", "columns", "test_share", "holdout_days", "event_types", "report",
-    "resume", "threads",
+    "resume", "threads", "validation_share", "patience",
 )  # fmt: skip
+_VALIDATION_HELP: Final = (
+    "Rank the newest share of the training sessions after every epoch; the best is kept."
+)
+_PATIENCE_HELP: Final = "With it: stop after so many epochs in a row that were no better."
 
 
 def _flags() -> list[Callable[..., Any]]:
@@ -146,29 +171,71 @@ def _flags() -> list[Callable[..., Any]]:
         click.option("--resume", is_flag=True, help="Go on with an interrupted training."),
         click.option("--threads", default=1, show_default=True, help="Threads of torch."),
         click.option(
+            "--model",
+            type=click.Choice(tuple(ARCHITECTURES)),
+            default="gru4rec",
+            show_default=True,
+            help="Kind of network.",
+        ),
+        click.option("--validation-share", type=float, help=_VALIDATION_HELP),
+        click.option("--patience", type=click.IntRange(min=0), help=_PATIENCE_HELP),
+        click.option(
             "--preset",
             type=click.Choice(sorted(PRESETS), case_sensitive=False),
-            help="Published parameters to start from; flags below change them.",
+            help="gru4rec: published parameters to start from; flags below change them.",
         ),
     ]
 
 
 def _config_flags() -> list[Callable[..., Any]]:
-    defaults, hints = GRU4RecConfig(), get_type_hints(GRU4RecConfig)
     flags = []
     for name, text in _HELP.items():
-        kind = hints[name]
-        choices = get_args(kind) if get_origin(kind) is not None else ()
+        known = {
+            architecture: getattr(kind(), name)
+            for architecture, kind in ARCHITECTURES.items()
+            if name in kind.__struct_fields__
+        }
+        hint = next(
+            get_type_hints(kind)[name]
+            for architecture, kind in ARCHITECTURES.items()
+            if architecture in known
+        )
+        choices = get_args(hint) if get_origin(hint) is not None else ()
         flags.append(
             click.option(
                 f"--{name.replace('_', '-')}",
                 name,
-                type=click.Choice(choices) if choices else kind,
+                type=click.Choice(choices) if choices else hint,
                 default=None,
-                help=f"{text} [default: {getattr(defaults, name)}]",
+                help=f"{text} [{_defaults(known)}]",
             )
         )
     return flags
+
+
+def _defaults(known: dict[str, object]) -> str:
+    """known: default by architecture, of those that have the hyper-parameter."""
+    if len(known) == len(ARCHITECTURES):
+        if len(set(known.values())) == 1:
+            return f"default: {next(iter(known.values()))}"
+        return "default: " + ", ".join(f"{value} ({name})" for name, value in known.items())
+    (name, value), *_ = known.items()
+    return f"{name}; default: {value}"
+
+
+def _config(architecture: str, base: str | None, changes: dict[str, object]) -> ModelConfig:
+    config: ModelConfig = ARCHITECTURES[architecture]()
+    if base is not None:
+        config = preset(base)
+        if architecture != config.architecture:
+            raise ConfigurationError(
+                f"--preset {base} is of {config.architecture}: leave it out with --model {architecture}"
+            )
+    foreign = sorted(set(changes) - set(config.__struct_fields__))
+    if foreign:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        raise ConfigurationError(f"--model {architecture} does not know {flags}: leave it out")
+    return config.changed(**changes)
 
 
 def _mapping(assignments: tuple[str, ...]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Going on after a kill: one directory per finished epoch, the newest complete one counts."""
+"""Going on after a kill: one directory per finished epoch; the newest and the best are kept."""
 
 import hashlib
 import re
@@ -9,9 +9,8 @@ from typing import Final
 import torch
 
 from models.checkpoint import Checkpoint, TrainingRecord, load_checkpoint, save_checkpoint
-from models.config import GRU4RecConfig
-from models.gru4rec import GRU4Rec
-from models.optimiser import MomentumAdagrad
+from models.config import ModelConfig
+from models.network import Learner
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.sessions import SessionTable
@@ -20,21 +19,28 @@ _EPOCH: Final = re.compile(r"epoch-(\d+)")
 
 
 def save_epoch(checkpoint: Checkpoint, directory: Path) -> None:
-    """Save what a continued training needs, then forget the epochs before."""
-    save_checkpoint(checkpoint, directory / f"epoch-{checkpoint.record.epochs_done}")
+    """Save what a continued training needs, then forget the epochs before, but for the best one."""
+    record = checkpoint.record
+    save_checkpoint(checkpoint, directory / f"epoch-{record.epochs_done}")
     for epoch, path in _epochs(directory):
-        if epoch < checkpoint.record.epochs_done:
+        if epoch < record.epochs_done and epoch != record.best_epoch:
             shutil.rmtree(path)
+
+
+def load_best(directory: Path, record: TrainingRecord) -> Checkpoint | None:
+    """The best epoch so far; None where nothing was validated."""
+    if not record.best_epoch:
+        return None
+    return load_checkpoint(directory / f"epoch-{record.best_epoch}")
 
 
 def load_latest(
     directory: Path,
-    config: GRU4RecConfig,
+    config: ModelConfig,
     record: TrainingRecord,
-    model: GRU4Rec,
-    optimiser: MomentumAdagrad,
+    learner: Learner,
 ) -> TrainingRecord:
-    """Load the newest epoch into model and optimiser; the record says how far it came.
+    """Load the newest epoch into the learner; the record says how far it came.
 
     An empty or missing directory changes nothing.  Raises `ConfigurationError` if it belongs to
     another training (more epochs of the same are welcome).
@@ -54,9 +60,9 @@ def load_latest(
             "give the same again, or delete the directory"
         )
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in learner.model.weights().items():
             weight.copy_(checkpoint.weights[name])
-    optimiser.load_state(checkpoint.optimiser)
+    learner.load_optimiser_state(checkpoint.optimiser)
     return theirs
 
 

@@ -1,25 +1,26 @@
-"""Training GRU4Rec: the loop, readable top to bottom."""
+"""Training: the loop, readable top to bottom.  How a network learns from a step is its learner's matter."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import torch
-from torch import Tensor
 
+from models.architectures import learner, network
 from models.checkpoint import Checkpoint, TrainingRecord
-from models.config import GRU4RecConfig
-from models.gru4rec import ITEM_TABLES, GRU4Rec
-from models.negatives import NegativeSampler, sampling_weights
-from models.optimiser import MomentumAdagrad
+from models.config import GRU4RecConfig, ModelConfig
+from models.evaluate import evaluate_model
+from models.network import Learner, SessionModel
 from models.progress import ProgressCallback, TrainingClock
-from models.resume import load_latest, save_epoch, sessions_fingerprint, weights_fingerprint
-from models.session_parallel import Step, session_parallel
+from models.resume import (
+    load_best,
+    load_latest,
+    save_epoch,
+    sessions_fingerprint,
+    weights_fingerprint,
+)
 from models.torch_setup import torch_set_up
-from models.training_step import TrainingStep
 from stream_app.core.errors import ConfigurationError, NextclickError
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.sessions import SessionTable
@@ -46,21 +47,25 @@ class TrainingResult:
 def train(
     sessions: SessionTable,
     vocabulary: ItemVocabulary,
-    config: GRU4RecConfig,
+    config: ModelConfig,
     *,
     start: Checkpoint | None = None,
     reset_accumulators: bool = False,
+    validation: SessionTable | None = None,
+    patience: int | None = None,
     resume_directory: Path | None = None,
     progress: ProgressCallback | None = None,
     should_stop: Callable[[], bool] | None = None,
     threads: int = 1,
 ) -> TrainingResult:
-    """Learn next clicks from sessions, in their order; same arguments, same weights bit for bit.
+    """Learn next clicks from sessions; same arguments, same weights bit for bit.
 
     sessions: indexes into `vocabulary`; clicks on unknown items and one-click sessions are left out.
     start: warm start from these weights.  Its vocabulary must begin `vocabulary`, its network must be
-    of the same shape; items it lacks get fresh rows.  Its Adagrad accumulators go on too (where it
-    has them), unless `reset_accumulators`: steps are large again, and it adapts faster.
+    of the same shape; items it lacks get fresh rows.  Its optimiser's state goes on too (where it
+    has one), unless `reset_accumulators`: steps are large again, and it adapts faster.
+    validation: ranked after every epoch; the best epoch's weights (Recall@20 + MRR@20) are what is
+    returned.  patience: stop after so many epochs in a row that were no better; None: never.
     resume_directory: each finished epoch is saved there, and a later call with the same arguments
     goes on from it, and ends with the weights of a training that was never interrupted.  The caller
     deletes it in the end.
@@ -76,17 +81,19 @@ def train(
             "there is no session of two clicks or more to train on: "
             "check the column mapping and the time range"
         )
-    model, optimiser = starting_point(config, vocabulary, start, reset_accumulators)
+    model = starting_network(config, vocabulary, start)
+    teacher = learner(model, sessions)
+    if start is not None and not reset_accumulators:
+        teacher.load_optimiser_state(start.optimiser)
     record = TrainingRecord(
         events=sessions.n_targets,
         data_fingerprint=sessions_fingerprint(sessions, vocabulary),
         start_fingerprint=weights_fingerprint(start),
     )
+    best: Checkpoint | None = None
     if resume_directory is not None:
-        record = load_latest(resume_directory, config, record, model, optimiser)
-
-    support = sessions.support(len(vocabulary))
-    learn = TrainingStep(model, optimiser, support)
+        record = load_latest(resume_directory, config, record, teacher)
+        best = load_best(resume_directory, record)
     clock = TrainingClock(
         epochs=config.epochs,
         epochs_done=record.epochs_done,
@@ -96,114 +103,90 @@ def train(
     stopped = False
     with torch_set_up(threads=threads, half_products=config.precision == "bfloat16"):
         for epoch in range(record.epochs_done, config.epochs):
-            # Each epoch has its own random numbers, so that resuming needs no generator's state.
-            negatives = NegativeSampler(
-                sampling_weights(support, config.sample_alpha),
-                np.random.default_rng((config.seed, epoch)),
-            )
-            dropout = np.random.default_rng((config.seed, epoch, 1))
-            hidden: list[Tensor] = []
+            if patience is not None and record.epochs_since_best > patience:
+                break
             clock.epoch_begins()
-            for step in session_parallel(sessions, config.batch_size):
-                loss, hidden = learn(
-                    torch.from_numpy(step.inputs),
-                    torch.from_numpy(step.targets),
-                    torch.from_numpy(negatives.draw(config.n_sample)),
-                    _carried(hidden, step, config),
-                    dropout,
-                )
+            for events, loss in teacher.epoch(epoch):
                 if not math.isfinite(loss):
                     raise _diverged(config, epoch)
-                clock.learned(epoch, len(step.inputs), loss)
+                clock.learned(epoch, events, loss)
                 if should_stop is not None and should_stop():
                     stopped = True
                     break
             if stopped:
                 break
             mean_loss, seconds = clock.epoch_ends(epoch)
-            record = msgspec.structs.replace(
-                record,
-                epochs_done=epoch + 1,
-                epoch_losses=(*record.epoch_losses, mean_loss),
-                epoch_seconds=(*record.epoch_seconds, seconds),
-            )
+            quality = None if validation is None else evaluate_model(model, validation)
+            record = record.after_epoch(mean_loss, seconds, quality)
+            now = _checkpoint(teacher, vocabulary, record)
+            if quality is not None and record.epochs_since_best == 0:
+                best = _copied(now)
             if resume_directory is not None:
-                save_epoch(_checkpoint(model, vocabulary, optimiser, record), resume_directory)
+                save_epoch(now, resume_directory)
+    last = _checkpoint(teacher, vocabulary, record)
     return TrainingResult(
-        checkpoint=_checkpoint(model, vocabulary, optimiser, record),
+        checkpoint=last if best is None else replace(best, record=record),
         events=clock.events,
         seconds=clock.seconds,
         stopped=stopped,
     )
 
 
-def starting_point(
-    config: GRU4RecConfig,
-    vocabulary: ItemVocabulary,
-    start: Checkpoint | None,
-    reset_accumulators: bool = False,
-) -> tuple[GRU4Rec, MomentumAdagrad]:
+def starting_network(
+    config: ModelConfig, vocabulary: ItemVocabulary, start: Checkpoint | None
+) -> SessionModel:
     """A freshly initialised network, or that of `start` with rows added for the new items."""
-    model = GRU4Rec(config, len(vocabulary))
+    model = network(config, len(vocabulary))
     model.initialise(torch.Generator().manual_seed(config.seed))
-    weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    optimiser = MomentumAdagrad(
-        weights, learning_rate=config.learning_rate, momentum=config.momentum
-    )
     if start is None:
-        return model, optimiser
+        return model
     known = start.vocabulary.ids
     if vocabulary.ids[: len(known)] != known:
         raise ConfigurationError(
             "warm start: the vocabulary must begin with the start model's items, in their order; "
             "extend the start model's vocabulary, or train from scratch"
         )
-    for name, weight in weights.items():
+    for name, weight in model.weights().items():
         old = start.weights.get(name)
-        n_rows = len(known) if name in ITEM_TABLES else len(weight)
+        n_rows = len(known) if name in model.item_tables else len(weight)
         if old is None or old.shape != (n_rows, *weight.shape[1:]):
             raise ConfigurationError(
                 "warm start: the start model's network has another shape "
                 f"({name}: {None if old is None else tuple(old.shape)}): "
-                "use its cell, layers, units and embedding, or train from scratch"
+                "use its architecture and sizes, or train from scratch"
             )
         weight[:n_rows].copy_(old)
-    if not reset_accumulators:
-        optimiser.load_state(start.optimiser)
-    return model, optimiser
+    return model
 
 
-def _carried(hidden: list[Tensor], step: Step, config: GRU4RecConfig) -> list[Tensor]:
-    """Each slot's hidden state before the step: carried on, or zero where a session starts."""
-    if not hidden:
-        return [torch.zeros(len(step.inputs), config.units) for _ in range(config.layers)]
-    if step.kept is not None:
-        kept = torch.from_numpy(step.kept)
-        hidden = [state.index_select(0, kept) for state in hidden]
-    if len(step.fresh):
-        fresh = torch.from_numpy(step.fresh)
-        hidden = [state.index_fill(0, fresh, 0.0) for state in hidden]
-    return hidden
-
-
-def _checkpoint(
-    model: GRU4Rec,
-    vocabulary: ItemVocabulary,
-    optimiser: MomentumAdagrad,
-    record: TrainingRecord,
-) -> Checkpoint:
+def _checkpoint(teacher: Learner, vocabulary: ItemVocabulary, record: TrainingRecord) -> Checkpoint:
     return Checkpoint(
-        config=model.config,
+        config=teacher.model.config,
         vocabulary=vocabulary,
-        weights={name: weight.detach() for name, weight in model.named_parameters()},
-        optimiser=optimiser.state(),
+        weights=teacher.model.weights(),
+        optimiser=teacher.optimiser_state(),
         record=record,
     )
 
 
-def _diverged(config: GRU4RecConfig, epoch: int) -> TrainingDivergedError:
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    """The tensors as they are now; those of a training go on changing."""
+    return replace(
+        checkpoint,
+        weights={name: tensor.clone() for name, tensor in checkpoint.weights.items()},
+        optimiser={name: tensor.clone() for name, tensor in checkpoint.optimiser.items()},
+    )
+
+
+def _diverged(config: ModelConfig, epoch: int) -> TrainingDivergedError:
+    rates = {
+        name: getattr(config, name)
+        for name in ("learning_rate", "momentum")
+        if hasattr(config, name)
+    }
+    if isinstance(config, GRU4RecConfig) and config.loss == "bpr-max":
+        rates["bpreg"] = config.bpreg
     return TrainingDivergedError(
-        f"the loss became NaN or infinite in epoch {epoch + 1}: lower learning_rate "
-        f"(now {config.learning_rate:g}) or momentum (now {config.momentum:g})"
-        + (f", or bpreg (now {config.bpreg:g})" if config.loss == "bpr-max" else "")
+        f"the loss became NaN or infinite in epoch {epoch + 1}: lower "
+        + " or ".join(f"{name} (now {rate:g})" for name, rate in rates.items())
     )

@@ -49,7 +49,7 @@ class TrainingOutcome:
     data: TrainingData
     training: TrainingResult
     quality: dict[str, RankingQuality]
-    """By ranker: gru4rec, popularity, item-knn.  Empty where nothing was held out."""
+    """By ranker: the model by its architecture, popularity, item-knn.  Empty where nothing was held out."""
     report: dict[str, Any] = field(default_factory=dict)
     """What `--report` writes."""
 
@@ -70,10 +70,13 @@ def run_training(options: TrainingOptions, console: Console | None = None) -> Tr
     if not options.resume:
         shutil.rmtree(options.resume_directory, ignore_errors=True)
     with show_progress(Console(stderr=True)) as progress:
+        learned, validation = _divide(data.train, options.validation_share)
         training = train(
-            data.train,
+            learned,
             data.vocabulary,
             options.config,
+            validation=validation,
+            patience=options.patience,
             resume_directory=options.resume_directory,
             progress=progress,
             threads=options.threads,
@@ -97,6 +100,8 @@ def run_training(options: TrainingOptions, console: Console | None = None) -> Tr
         "train_clicks": data.train.n_clicks,
         "items": len(data.vocabulary),
         "epoch_losses": training.checkpoint.record.epoch_losses,
+        "epoch_recalls": training.checkpoint.record.epoch_recalls,
+        "epoch_mrrs": training.checkpoint.record.epoch_mrrs,
         "hyperparameters": msgspec.to_builtins(options.config),
     }
     _print_quality(console, quality, training)
@@ -132,6 +137,15 @@ def load_training_data(options: TrainingOptions) -> TrainingData:
     return TrainingData(vocabulary, train_part, test_part.at_least(2), has_clock=True)
 
 
+def _divide(
+    sessions: SessionTable, validation_share: float | None
+) -> tuple[SessionTable, SessionTable | None]:
+    if validation_share is None:
+        return sessions, None
+    learned, validation = sessions.at_least(2).split_newest(validation_share)
+    return learned, validation.at_least(2)
+
+
 def compare(checkpoint: Checkpoint, data: TrainingData) -> dict[str, RankingQuality]:
     """The model and what it has to beat, on the held-out part."""
     if data.test.n_targets == 0:
@@ -139,7 +153,7 @@ def compare(checkpoint: Checkpoint, data: TrainingData) -> dict[str, RankingQual
     n_items = len(data.vocabulary)
     knn = tune_item_knn(data.train, n_items)
     return {
-        "gru4rec": evaluate_checkpoint(checkpoint, data.test),
+        checkpoint.config.architecture: evaluate_checkpoint(checkpoint, data.test),
         "item-knn": evaluate_item_knn(data.train, data.test, n_items, knn),
         "popularity": evaluate_popularity(data.train, data.test, n_items),
     }

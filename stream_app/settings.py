@@ -190,6 +190,8 @@ class RetrainSettings(Group):
     """Passes over the sessions of the window, from scratch."""
     threads: int = Field(default=1, ge=1, le=256)
     """Cores a training uses."""
+    architecture: Literal["gru4rec", "cosine-gru"] = "gru4rec"
+    """Kind of network: GRU4Rec as published, or a GRU over whole sessions whose scores are cosines."""
     layer_units: int = Field(default=100, ge=1, le=4096)
     """Hidden units; 100 keep a session record within 400 bytes."""
     warm_start: bool = True

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from export.graphs import LayerWeights, NetworkWeights, step_graph
+from export.graphs import step_graph
+from export.gru4rec_graph import GRU4RecWeights, LayerWeights
 from export.scoring import choose_scoring, popular_clicks
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.bundle import BundleContent, write_bundle
@@ -19,7 +20,7 @@ def random_weights(
     *,
     layers: int = 1,
     cell: Literal["gru", "rnn"] = "gru",
-) -> NetworkWeights:
+) -> GRU4RecWeights:
     """A network that was never trained; its answers are varied and far from ties."""
     rng = np.random.default_rng(seed)
     gates = 3 if cell == "gru" else 1
@@ -27,7 +28,7 @@ def random_weights(
     def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         return rng.normal(size=shape).astype(np.float32)
 
-    return NetworkWeights(
+    return GRU4RecWeights(
         cell=cell,
         item_table=normal(n_items, units),
         layers=tuple(
@@ -51,7 +52,7 @@ def bundle_content(
     *,
     ids: Sequence[str] | None = None,
     version: str | None = None,
-    weights: NetworkWeights | None = None,
+    weights: GRU4RecWeights | None = None,
 ) -> BundleContent:
     """ids: the vocabulary, `item-0` ... if not given; version: made up from the seed if not given."""
     vocabulary = ItemVocabulary(ids if ids is not None else [f"item-{i}" for i in range(n_items)])
@@ -89,7 +90,7 @@ def make_bundle(
     *,
     ids: Sequence[str] | None = None,
     version: str | None = None,
-    weights: NetworkWeights | None = None,
+    weights: GRU4RecWeights | None = None,
 ) -> Path:
     """A bundle directory under `parent`, named by its version.  Different seeds, different models."""
     content = bundle_content(n_items, units, seed, ids=ids, version=version, weights=weights)

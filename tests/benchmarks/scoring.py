@@ -14,7 +14,8 @@ import onnx
 
 from export.clustered_graph import clustered_score_graph
 from export.graph_builder import GraphBuilder, value
-from export.graphs import NetworkWeights, score_graph
+from export.graphs import score_graph
+from export.gru4rec_graph import GRU4RecWeights
 from export.quantised_graphs import chunked_score_graph, quantised_score_graph
 from export.scoring import STATES, States, recall_of
 from stream_app.adapters import onnx_scorer
@@ -30,7 +31,7 @@ GOALS: Final = {10_000: 15.0, 50_000: 60.0, 200_000: 200.0, 1_000_000: 1000.0}
 CLUSTERED_GOAL: Final = 300.0
 SECONDS_EACH: Final = 0.5
 
-Build = Callable[[NetworkWeights], onnx.ModelProto]
+Build = Callable[[GRU4RecWeights], onnx.ModelProto]
 
 
 def scoring_figures(
@@ -67,7 +68,7 @@ def _goal(n_items: int, method: str) -> float | None:
     return None if method == EXACT.method else GOALS.get(n_items)
 
 
-def clustered_weights(n_items: int, *, units: int = UNITS, seed: int = 0) -> NetworkWeights:
+def clustered_weights(n_items: int, *, units: int = UNITS, seed: int = 0) -> GRU4RecWeights:
     """Item vectors as unevenly crowded as trained ones: many around few centres, and a popularity bias."""
     weights = random_weights(n_items, units, seed)
     rng = np.random.default_rng(seed)
@@ -78,7 +79,7 @@ def clustered_weights(n_items: int, *, units: int = UNITS, seed: int = 0) -> Net
     return replace(weights, item_table=matrix, output_matrix=matrix, output_bias=bias)
 
 
-def states_near_items(weights: NetworkWeights, *, seed: int = 1) -> States:
+def states_near_items(weights: GRU4RecWeights, *, seed: int = 1) -> States:
     """Sessions that are about something: each state points to where some item is.
 
     Made up, as the items are: the recall of clusters in particular has to be measured on a trained model,
@@ -99,7 +100,7 @@ def _graphs(n_items: int) -> dict[str, Build]:
     return graphs
 
 
-def _product(weights: NetworkWeights, *, integers: bool) -> onnx.ModelProto:
+def _product(weights: GRU4RecWeights, *, integers: bool) -> onnx.ModelProto:
     """The matrix product alone, its scores written down.  A graph that keeps only maxima can be below that."""
     graph = GraphBuilder()
     matrix = weights.output_matrix.T

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export import quantised_graphs, scoring
-from export.graphs import NetworkWeights
+from export.gru4rec_graph import GRU4RecWeights
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.errors import BundleError
 from tests.bundles import make_bundle
@@ -39,7 +39,7 @@ def network(**fields: Any) -> GRU4Rec:
     return model.eval()
 
 
-def bundle(parent: Path, weights: NetworkWeights) -> OnnxScorer:
+def bundle(parent: Path, weights: GRU4RecWeights) -> OnnxScorer:
     return OnnxScorer.load(make_bundle(parent, weights.n_items, weights=weights))
 
 
@@ -60,17 +60,17 @@ def test_torch_and_the_bundle_agree(
     assert report.lists == 6 * (1 + 2 + 7 + 64 + 257)
 
 
-def transposed_gates(weights: NetworkWeights) -> NetworkWeights:
+def transposed_gates(weights: GRU4RecWeights) -> GRU4RecWeights:
     (layer,) = weights.layers
     order = np.r_[24:48, 0:24, 48:72]  # reset and update exchanged
     return replace(weights, layers=(replace(layer, hidden=layer.hidden[:, order]),))
 
 
-def without_bias(weights: NetworkWeights) -> NetworkWeights:
+def without_bias(weights: GRU4RecWeights) -> GRU4RecWeights:
     return replace(weights, output_bias=weights.output_bias * 0)
 
 
-def two_items_exchanged(weights: NetworkWeights) -> NetworkWeights:
+def two_items_exchanged(weights: GRU4RecWeights) -> GRU4RecWeights:
     order = [1, 0, *range(2, N_ITEMS)]
     return replace(
         weights,
@@ -79,7 +79,7 @@ def two_items_exchanged(weights: NetworkWeights) -> NetworkWeights:
     )
 
 
-def slightly_other_input(weights: NetworkWeights) -> NetworkWeights:
+def slightly_other_input(weights: GRU4RecWeights) -> GRU4RecWeights:
     return replace(weights, item_table=weights.item_table * np.float32(1.02))
 
 
@@ -87,7 +87,7 @@ def slightly_other_input(weights: NetworkWeights) -> NetworkWeights:
     "damage", [transposed_gates, without_bias, two_items_exchanged, slightly_other_input]
 )
 def test_a_wrong_export_is_noticed(
-    tmp_path: Path, damage: Callable[[NetworkWeights], NetworkWeights]
+    tmp_path: Path, damage: Callable[[GRU4RecWeights], GRU4RecWeights]
 ) -> None:
     model = network()
     scorer = bundle(tmp_path, damage(network_weights(model)))
@@ -116,7 +116,7 @@ def test_torch_and_a_quantised_bundle_agree_and_what_is_missing_is_reported(
 @pytest.mark.usefixtures("quantised")
 @pytest.mark.parametrize("damage", [without_bias, two_items_exchanged])
 def test_a_wrong_quantised_export_is_noticed(
-    tmp_path: Path, damage: Callable[[NetworkWeights], NetworkWeights]
+    tmp_path: Path, damage: Callable[[GRU4RecWeights], GRU4RecWeights]
 ) -> None:
     model = network()
     scorer = bundle(tmp_path, damage(network_weights(model)))

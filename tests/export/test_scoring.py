@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from export import quantised_graphs, scoring
 from export.clustered_graph import _outlook, clustered_score_graph
 from export.clusters import blocks_of_alike
-from export.graphs import NetworkWeights, score_graph, step_graph
+from export.graphs import score_graph, step_graph
+from export.gru4rec_graph import GRU4RecWeights
 from export.quantised_graphs import chunked_score_graph, quantised_score_graph
 from export.scoring import choose_scoring, clicks_of, popular_clicks, recall_of, states_after
 from stream_app.adapters.onnx_scorer import OnnxScorer
@@ -26,7 +27,7 @@ from tests.bundles import bundle_content, random_weights
 ALL_ITEMS = [quantised_score_graph, chunked_score_graph]
 """Those that look at every item."""
 GRAPHS = [*ALL_ITEMS, clustered_score_graph]
-Build = Callable[[NetworkWeights], onnx.ModelProto]
+Build = Callable[[GRU4RecWeights], onnx.ModelProto]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def some_states(n: int, units: int, seed: int = 0) -> NDArray[np.float16]:
     return np.random.default_rng(seed).uniform(-1, 1, (n, units)).astype(np.float16)
 
 
-def plain_scores(weights: NetworkWeights, states: NDArray[np.float16]) -> NDArray[np.float32]:
+def plain_scores(weights: GRU4RecWeights, states: NDArray[np.float16]) -> NDArray[np.float32]:
     scores: NDArray[np.float32] = states.astype(np.float32) @ weights.output_matrix.T
     return scores + weights.output_bias
 
@@ -159,7 +160,7 @@ def test_clusters_list_equals_in_the_order_of_their_index() -> None:
     assert (np.diff(items, axis=1) > 0).all()
 
 
-def like_each_other(n_items: int, units: int, n_kinds: int) -> NetworkWeights:
+def like_each_other(n_items: int, units: int, n_kinds: int) -> GRU4RecWeights:
     """Items in crowds, as training leaves them."""
     rng = np.random.default_rng(3)
     crowds = rng.normal(size=(n_kinds, units))[rng.integers(0, n_kinds, n_items)]
@@ -179,7 +180,7 @@ def test_clusters_are_judged_by_what_their_best_may_score() -> None:
     calm = np.full((16, 9), 0.3, dtype=np.float32)
     varied = rng.normal(0.3, 1, size=(16, 9)).astype(np.float32)
     varied += calm.mean(axis=0) - varied.mean(axis=0)
-    means, hopes = _outlook(np.concatenate([calm, varied]))
+    means, hopes = _outlook(np.concatenate([calm, varied]), 0.5)
     np.testing.assert_allclose(means, 0.3, atol=1e-5)
     state = rng.uniform(-1, 1, (500, 8)).astype(np.float32)
     best = (state @ varied[:, :8].T + varied[:, 8]).max(axis=1) - (state * 0.3).sum(axis=1)
@@ -220,7 +221,7 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "EXACT_UP_TO", 100)
 
 
-def chosen(weights: NetworkWeights, clicks: NDArray[np.int64]) -> tuple[onnx.ModelProto, Scoring]:
+def chosen(weights: GRU4RecWeights, clicks: NDArray[np.int64]) -> tuple[onnx.ModelProto, Scoring]:
     return choose_scoring(weights, step_graph(weights), clicks, measured_on="a test")
 
 

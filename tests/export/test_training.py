@@ -15,7 +15,7 @@ from export.cli import export, train  # noqa: E402
 from models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from models.config import GRU4RecConfig  # noqa: E402
 from models.gru4rec import GRU4Rec  # noqa: E402
-from models.train import starting_point  # noqa: E402
+from models.train import starting_network  # noqa: E402
 from stream_app.adapters.onnx_scorer import OnnxScorer  # noqa: E402
 from stream_app.core.errors import BundleError  # noqa: E402
 from stream_app.core.vocabulary import ItemVocabulary  # noqa: E402
@@ -152,6 +152,6 @@ def test_training_goes_on_where_items_and_gates_are_equally_many() -> None:
         vocabulary=ItemVocabulary(f"i{n}" for n in range(29)),
         weights={name: weight.detach() for name, weight in model.named_parameters()},
     )
-    grown, _ = starting_point(model.config, start.vocabulary.extended(["i29"]), start)
+    grown = starting_network(model.config, start.vocabulary.extended(["i29"]), start)
     assert torch.equal(grown.item_vectors[:29], model.item_vectors)
     assert torch.equal(grown.hidden_weight_0, model.hidden_weight_0)

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training environment")
 
 from models.checkpoint import Checkpoint
-from models.config import GRU4RecConfig
+from models.config import CosineGRUConfig, GRU4RecConfig, ModelConfig
 from models.evaluate import evaluate_checkpoint
 from models.progress import TrainingProgress
 from models.train import TrainingDivergedError, train
@@ -208,3 +208,77 @@ def test_training_beats_the_untrained_network() -> None:
     untrained = evaluate_checkpoint(before.checkpoint, sessions)
     trained = evaluate_checkpoint(after.checkpoint, sessions)
     assert trained.mrr_20 > 2 * untrained.mrr_20
+
+
+COSINE = CosineGRUConfig(
+    units=16, history_items=4, batch_clicks=40, n_sample=16, learning_rate=0.02, epochs=4
+)
+
+
+@pytest.mark.parametrize("config", [SMALL.changed(epochs=4), COSINE])
+def test_the_best_epoch_is_kept_and_found_again_after_a_kill(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    """Random sessions: what is learned by heart makes the held-out ones worse, so an early epoch is best."""
+    sessions, held_out = random_sessions(80, 30), random_sessions(60, 30, seed=1)
+    whole = train(sessions, vocabulary(30), config, validation=held_out).checkpoint
+    record = whole.record
+    assert len(record.epoch_recalls) == record.epochs_done == 4
+    best = evaluate_checkpoint(whole, held_out)
+    assert (best.recall_20, best.mrr_20) == (
+        record.epoch_recalls[record.best_epoch - 1],
+        record.epoch_mrrs[record.best_epoch - 1],
+    )
+    assert record.best_epoch < 4, "the case is of no use if the last epoch is the best"
+
+    stops = iter([False] * 10_000)
+
+    class KilledError(Exception):
+        pass
+
+    def kill() -> bool:
+        if list(tmp_path.glob("epoch-3")):
+            raise KilledError
+        return next(stops)
+
+    with pytest.raises(KilledError):
+        train(
+            sessions, vocabulary(30), config, validation=held_out, resume_directory=tmp_path,
+            should_stop=kill,
+        )  # fmt: skip
+    resumed = train(
+        sessions, vocabulary(30), config, validation=held_out, resume_directory=tmp_path
+    ).checkpoint
+    assert same_weights(resumed, whole)
+    assert resumed.record.epoch_recalls == record.epoch_recalls
+
+
+def test_patience_ends_a_training_that_gets_no_better() -> None:
+    sessions, held_out = random_sessions(80, 30), random_sessions(60, 30, seed=1)
+    record = train(
+        sessions, vocabulary(30), SMALL.changed(epochs=30), validation=held_out, patience=2
+    ).checkpoint.record
+    assert record.epochs_done < 30
+    assert record.epochs_since_best == 3
+
+
+def test_the_cosine_gru_learns_a_cycle_and_repeats_itself_bit_for_bit() -> None:
+    """Of a dozen items: a session that holds all items leaves none to be told from the next one."""
+    sessions = table([[(start + i) % 12 for i in range(4)] for start in range(12)] * 8)
+    one, other = (train(sessions, vocabulary(12), COSINE.changed(epochs=12)) for _ in range(2))
+    assert same_weights(one.checkpoint, other.checkpoint)
+    model = one.checkpoint.model()
+    states = model.start_states(12)
+    for step in range(3):
+        clicked = (torch.arange(12) + step) % 12
+        states = model.step(clicked, *states)
+        assert model.scores(*states).argmax(dim=1).tolist() == ((clicked + 1) % 12).tolist()
+
+
+def test_the_cosine_gru_starts_warm_from_its_own_kind_only() -> None:
+    first = train(random_sessions(40, 20), vocabulary(20), COSINE).checkpoint
+    longer = first.vocabulary.extended(["new-1"])
+    second = train(table([[20, 3], [3, 20]]), longer, COSINE.changed(epochs=1), start=first)
+    assert second.checkpoint.weights["item_vectors"].shape == (21, 16)
+    with pytest.raises(ConfigurationError, match="another shape"):
+        train(random_sessions(20, 20), vocabulary(20), SMALL, start=first)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.graphs import NetworkWeights, score_graph
+from export.graphs import score_graph
+from export.gru4rec_graph import GRU4RecWeights
 from stream_app.adapters import onnx_scorer
 from stream_app.adapters.onnx_scorer import OnnxScorer, rows_are_independent
 from stream_app.core.errors import BundleError
@@ -36,7 +37,7 @@ def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def numpy_step(
-    weights: NetworkWeights, states: list[NDArray[np.float16]], items: NDArray[np.int64]
+    weights: GRU4RecWeights, states: list[NDArray[np.float16]], items: NDArray[np.int64]
 ) -> list[NDArray[np.float16]]:
     signal = weights.item_table[items]
     after = []
@@ -115,11 +116,11 @@ def test_slicing_a_large_batch_changes_nothing(
     assert np.array_equal(whole[1], sliced[1])
 
 
-def weights_with_scores(rows: NDArray[np.float32]) -> NetworkWeights:
+def weights_with_scores(rows: NDArray[np.float32]) -> GRU4RecWeights:
     """A network whose scores are the given ones, [units, n_items], chosen by a one-hot state."""
     units, n_items = rows.shape
     base = random_weights(n_items, units)
-    return NetworkWeights(
+    return GRU4RecWeights(
         cell="gru",
         item_table=base.item_table,
         layers=base.layers,
@@ -201,7 +202,7 @@ def test_dependence_on_the_batch_is_noticed() -> None:
 
 def test_a_model_that_ignores_clicks_is_refused(tmp_path: Path) -> None:
     weights = random_weights(20, 4)
-    still = NetworkWeights(
+    still = GRU4RecWeights(
         cell="rnn",
         item_table=weights.item_table * 0,
         layers=tuple(
@@ -259,7 +260,7 @@ def test_lists_out_of_order_or_with_padding_are_refused(
 def test_scores_beyond_float32_are_refused(tmp_path: Path) -> None:
     """Finite weights, infinite answers: only running it tells."""
     weights = random_weights(20, 4)
-    huge = NetworkWeights(
+    huge = GRU4RecWeights(
         cell="gru",
         item_table=weights.item_table,
         layers=weights.layers,

@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch", reason="needs the training environment")
 
 from models.config import GRU4RecConfig
 from models.gru4rec import GRU4Rec
+from models.gru4rec_step import TrainingStep
 from models.optimiser import MomentumAdagrad
-from models.training_step import TrainingStep
 
 N_ITEMS, UNITS, BATCH = 11, 5, 4
 INPUTS = torch.tensor([1, 2, 2])
