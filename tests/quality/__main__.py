@@ -21,7 +21,7 @@ BASELINES: Final = ", ".join(f"{data_set.name} {data_set.minutes} min" for data_
 
 @click.command(
     epilog=f"Baselines, tuning included: {BASELINES}.  Trainings: {training.costs()}.  All on one core "
-    "that does nothing else; by default about 20 minutes together.  A bundle that an earlier run left in "
+    "that does nothing else; by default about half an hour together.  A bundle that an earlier run left in "
     "build/quality is not trained again: remove it to have it anew."
 )
 @click.option("--sets", default=",".join(s.name for s in DATA_SETS), show_default=True)
@@ -43,7 +43,7 @@ BASELINES: Final = ", ".join(f"{data_set.name} {data_set.minutes} min" for data_
 @click.option(
     "--tune-blend",
     is_flag=True,
-    help="Choose the weight of the blend by a further training that holds out the end of train.",
+    help="Choose the blend's weight by another training of the set's first model, the end of train held out.",
 )
 @click.option("--data", type=click.Path(path_type=Path), default=DATA, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), default="build/quality", show_default=True)

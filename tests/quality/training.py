@@ -24,16 +24,19 @@ class Training:
         return f"{self.data_set}:{self.model}"
 
 
+_COSINE: Final = ("--model", "cosine-gru", "--epochs", "5")
+
 TRAININGS: Final = (
-    Training("yoochoose_apr2014", "gru4rec", ("--epochs", "5"), minutes=2, by_default=True),
+    Training("yoochoose_apr2014", "gru4rec", ("--epochs", "5"), 2, by_default=True),
+    Training("yoochoose_apr2014", "cosine-gru", _COSINE, 2, by_default=True),
     Training(
-        "yoochoose1_64_seq",
-        "gru4rec",
-        ("--preset", "rsc15", "--epochs", "4"),
-        minutes=4,
-        by_default=True,
+        "yoochoose1_64_seq", "gru4rec", ("--preset", "rsc15", "--epochs", "4"), 4, by_default=True
     ),
-    Training("diginetica_seq", "gru4rec", ("--preset", "diginetica", "--epochs", "5"), minutes=25),
+    Training("yoochoose1_64_seq", "cosine-gru", _COSINE, 4, by_default=True),
+    Training("diginetica_seq", "gru4rec", ("--preset", "diginetica", "--epochs", "5"), 25),
+    Training(
+        "diginetica_seq", "cosine-gru", (*_COSINE, "--dropout-items", "0.3"), 8, by_default=True
+    ),
 )
 
 
