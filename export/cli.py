@@ -29,21 +29,23 @@ log = get_logger("retrain")
 @click.command()
 @training_options
 def train(options: TrainingOptions) -> None:
-    """Train GRU4Rec on a click file of any known format; leave a servable bundle in --out.
+    """Train a network on a click file of any known format; leave a servable bundle in --out.
 
     What is held out, the newest sessions or the file's own test part, is ranked beside popularity and a
-    tuned item-kNN.
+    tuned item-kNN.  Several processes train together under torchrun.
 
     \b
     Example:
-      nextclick train --data clicks.parquet --out models/first --epochs 5
+      nextclick train --data clicks.parquet --out models/first --model cosine-gru
+      torchrun --nproc-per-node 2 -m stream_app train --data clicks.parquet --out models/first
       nextclick evaluate --bundle models/first --data clicks.parquet
     """
     require_torch()
     from export.training import train_and_export  # noqa: PLC0415 - torch is loaded when needed
 
     scorer = train_and_export(options)
-    click.echo(f"bundle {scorer.model_version} is in {options.checkpoint_directory}")
+    if scorer is not None:
+        click.echo(f"bundle {scorer.model_version} is in {options.checkpoint_directory}")
 
 
 @click.command()

@@ -38,17 +38,19 @@ CHECKPOINT: Final = "checkpoint"
 ITEM2VEC_EPOCHS: Final = 5
 
 
-def train_and_export(options: TrainingOptions, console: Console | None = None) -> OnnxScorer:
+def train_and_export(options: TrainingOptions, console: Console | None = None) -> OnnxScorer | None:
     """Train on a file; leave a servable bundle in the directory, and the checkpoint inside it.
 
-    options.checkpoint_directory: the directory as the user named it.  Raises as `run_training`, and
-    `BundleError` if torch and ONNX Runtime disagree.
+    options.checkpoint_directory: the directory as the user named it.  None in all but the first of the
+    processes of `torchrun`.  Raises as `run_training`, and `BundleError` if torch and ONNX Runtime disagree.
     """
     directory = options.checkpoint_directory
     _refuse_other_content(directory)
     outcome = run_training(
         replace(options, checkpoint_directory=directory / CHECKPOINT), console=console
     )
+    if outcome is None:
+        return None
     checkpoint, sessions = outcome.checkpoint, outcome.data.train
     n_items, now = len(checkpoint.vocabulary), datetime.now(UTC)
     content = bundle_content(

@@ -11,7 +11,7 @@ from stream_app.core.errors import NextclickError
 @click.command()
 @training_options
 def train(options: TrainingOptions) -> None:
-    """Train GRU4Rec on a click file and rank its held-out part beside popularity and item-kNN."""
+    """Train a network on a click file and rank its held-out part beside popularity and item-kNN."""
     require_torch()
     from models.training_run import run_training  # noqa: PLC0415 - torch is loaded when needed
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from models.together import ALONE, Together
+
 BETA_1 = 0.9
 BETA_2 = 0.999
 EPSILON = 1e-8
@@ -16,8 +18,9 @@ class RowAdam:
     weights: tensors by name, changed in place.
     """
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    def __init__(self, weights: dict[str, Tensor], *, together: Together = ALONE) -> None:
         self._weights = weights
+        self._together = together
         self._means = {name: torch.zeros_like(w) for name, w in weights.items()}
         self._squares = {name: torch.zeros_like(w) for name, w in weights.items()}
         self._steps = torch.zeros(1)
@@ -33,12 +36,14 @@ class RowAdam:
 
     def step(self, name: str, gradient: Tensor, learning_rate: float) -> None:
         """A whole tensor.  gradient: the weight's shape."""
+        gradient = self._together.mean(gradient)
         mean = self._means[name].lerp_(gradient, 1 - BETA_1)
         square = self._squares[name].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
         self._weights[name].sub_(self._change(mean, square, learning_rate))
 
     def step_rows(self, name: str, rows: Tensor, gradient: Tensor, learning_rate: float) -> None:
         """Some rows of a table.  rows: int64 [m], each once; gradient: [m, ...]."""
+        rows, gradient = self._of_all(rows, gradient)
         means, squares, table = self._means[name], self._squares[name], self._weights[name]
         mean = means.index_select(0, rows).lerp_(gradient, 1 - BETA_1)
         square = squares.index_select(0, rows).mul_(BETA_2)
@@ -62,6 +67,15 @@ class RowAdam:
             if theirs is not None:
                 ours.zero_()
                 ours[: len(theirs)].copy_(theirs)
+
+    def _of_all(self, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of all processes, each once, with the sum of its gradients."""
+        if self._together.world == 1:
+            return rows, gradient
+        rows, gradient = self._together.gathered(rows, gradient)
+        once, place = torch.unique(rows, return_inverse=True)
+        summed = torch.zeros((len(once), *gradient.shape[1:]))
+        return once, summed.index_add_(0, place, gradient)
 
     def _change(self, mean: Tensor, square: Tensor, learning_rate: float) -> Tensor:
         steps = self.steps

@@ -6,6 +6,7 @@ from models.cosine_gru_learner import CosineGRULearner
 from models.gru4rec import GRU4Rec
 from models.gru4rec_learner import GRU4RecLearner
 from models.network import Learner, SessionModel
+from models.together import ALONE, Together
 from stream_app.evaluation.sessions import SessionTable
 
 
@@ -17,9 +18,9 @@ def network(config: ModelConfig, n_items: int) -> SessionModel:
     return GRU4Rec(config, n_items)
 
 
-def learner(model: SessionModel, sessions: SessionTable) -> Learner:
-    """What teaches the network; sessions: of two known clicks or more."""
+def learner(model: SessionModel, sessions: SessionTable, together: Together = ALONE) -> Learner:
+    """What teaches the network; sessions: of two known clicks or more, of all processes."""
     if isinstance(model, CosineGRU):
-        return CosineGRULearner(model, sessions)
+        return CosineGRULearner(model, sessions, together)
     assert isinstance(model, GRU4Rec)
-    return GRU4RecLearner(model, sessions)
+    return GRU4RecLearner(model, sessions, together)

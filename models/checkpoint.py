@@ -26,7 +26,9 @@ OPTIMISER: Final = "optimiser.safetensors"
 CONFIG: Final = "config.json"
 VOCABULARY: Final = "vocabulary.json"
 TRAINING: Final = "training.json"
-_FILES: Final = (WEIGHTS, OPTIMISER, CONFIG, VOCABULARY, TRAINING)
+CURVES: Final = "learning_curves.png"
+"""For people; whoever trains may leave it there."""
+_FILES: Final = (WEIGHTS, OPTIMISER, CONFIG, VOCABULARY, TRAINING, CURVES)
 
 
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):

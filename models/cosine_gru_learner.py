@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from torch.nn.functional import embedding, normalize
 from models.adam import RowAdam
 from models.cosine_gru import CosineGRU
 from models.negatives import NegativeSampler, sampling_weights
+from models.network import Step
 from models.sampled_softmax import OwnItems, log_inclusion, sampled_softmax
+from models.together import ALONE, Together
 from models.whole_sessions import SessionBatch, whole_sessions
 from stream_app.evaluation.sessions import SessionTable
 
@@ -20,24 +23,28 @@ from stream_app.evaluation.sessions import SessionTable
 class CosineGRULearner:
     """Implements `models.network.Learner`."""
 
-    def __init__(self, model: CosineGRU, sessions: SessionTable) -> None:
+    def __init__(
+        self, model: CosineGRU, sessions: SessionTable, together: Together = ALONE
+    ) -> None:
         self.model = model
         self._config = model.config
-        self._sessions = sessions
-        self._adam = RowAdam(model.weights())
+        self._together = together
+        self._sessions = together.share(sessions)
+        self._adam = RowAdam(model.weights(), together=together)
         self._dense = {n: w for n, w in model.named_parameters() if n not in model.item_tables}
+        self._rate = 0.0
         support = sessions.support(model.n_items)
         self._sampled = sampling_weights(support, model.config.sample_alpha)
         self._share = support / support.sum()
         self._drawn = self._sampled / self._sampled.sum()
-        clicks = np.minimum(sessions.lengths - 1, model.config.session_clicks_max).sum()
+        clicks = np.minimum(self._sessions.lengths - 1, model.config.session_clicks_max).sum()
         self._steps_expected = model.config.epochs * max(
             float(clicks) / model.config.batch_clicks, 1.0
         )
 
-    def epoch(self, number: int) -> Iterator[tuple[int, float]]:
+    def epoch(self, number: int) -> Iterator[Step]:
         config = self._config
-        rng = np.random.default_rng((config.seed, number))
+        rng = np.random.default_rng(self._together.seed(config.seed, number))
         negatives = NegativeSampler(self._sampled, rng)
         batches = whole_sessions(
             self._sessions,
@@ -47,8 +54,8 @@ class CosineGRULearner:
         )
         done = 0
         for batch in batches:
-            rate = self._learning_rate(number, done)
-            yield batch.n_targets, self._learn(batch, negatives.draw(config.n_sample), rate, rng)
+            self._rate = self._learning_rate(number, done)
+            yield partial(self._learn, batch, negatives.draw(config.n_sample), rng)
             done += batch.n_targets
 
     def optimiser_state(self) -> dict[str, Tensor]:
@@ -72,10 +79,9 @@ class CosineGRULearner:
         self,
         batch: SessionBatch,
         negatives: NDArray[np.int64],
-        learning_rate: float,
         rng: np.random.Generator,
-    ) -> float:
-        """One step; the loss, summed over the batch's next clicks.
+    ) -> tuple[int, float]:
+        """One step; see `models.network.Step`.
 
         The candidates are the items of the batch and the negatives, each once: the rows of the item
         table that take part.
@@ -106,18 +112,22 @@ class CosineGRULearner:
             queries.detach(), directions.detach(), torch.from_numpy(logq), rows.targets, own
         )
         torch.autograd.backward((queries, directions, bonus), gradients)
-        self._update(candidates, table, learning_rate)
-        return loss
+        assert table.grad is not None
+        self._update(candidates, table.grad)
+        return len(rows), loss
 
     @torch.no_grad()
-    def _update(self, candidates: Tensor, table: Tensor, learning_rate: float) -> None:
+    def _update(self, candidates: Tensor, by_table: Tensor) -> None:
         self._adam.begin_step()
         for name, weight in self._dense.items():
-            if weight.grad is not None:  # a batch of two-click sessions has no second lag
-                self._adam.step(name, weight.grad, learning_rate)
-                weight.grad = None
-        assert table.grad is not None
-        self._adam.step_rows("item_vectors", candidates, table.grad, learning_rate)
+            # A batch of two-click sessions knows nothing of the second lag.
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            self._adam.step(name, gradient, self._rate)
+            weight.grad = None
+        self._adam.step_rows("item_vectors", candidates, by_table, self._rate)
+
+    def idle_step(self) -> None:
+        self._update(torch.empty(0, dtype=torch.int64), torch.empty(0, self._config.units))
 
 
 _Pairs = tuple[Tensor, Tensor]

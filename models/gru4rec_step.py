@@ -122,6 +122,18 @@ class TrainingStep:
             optimiser.step_rows(_ITEM_VECTORS, candidates, by_rows[batch:])
         optimiser.step_rows(_ITEM_BIAS, candidates, by_bias)
 
+    @torch.no_grad()
+    def idle(self) -> None:
+        """The updates of `_update` in their order, with nothing of our own in them."""
+        optimiser, table, units = self._optimiser, self._model.input_table, self._config.units
+        for name, weight in self._dense.items():
+            optimiser.step(name, torch.zeros_like(weight))
+        nothing = torch.empty(0, dtype=torch.int64)
+        if table != _ITEM_VECTORS:
+            optimiser.step_rows(table, nothing, torch.empty(0, *self._tables[table].shape[1:]))
+        optimiser.step_rows(_ITEM_VECTORS, nothing, torch.empty(0, units))
+        optimiser.step_rows(_ITEM_BIAS, nothing, torch.empty(0))
+
 
 def _gradient(tensor: Tensor) -> Tensor:
     assert tensor.grad is not None, "every leaf takes part in the scores"

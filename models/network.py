@@ -1,6 +1,6 @@
 """What every network of ours is to the others: to training, evaluation, export and the warm start."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol
 
 import torch
@@ -71,18 +71,26 @@ class SessionModel(nn.Module):
         return {name: weight.detach() for name, weight in self.named_parameters()}
 
 
+Step = Callable[[], tuple[int, float]]
+"""Learns from the next batch when called; its next clicks, and the sum of their losses."""
+
+
 class Learner(Protocol):
     """How one kind of network learns: the part of a training that is its own (`models.train` is the rest)."""
 
     @property
     def model(self) -> SessionModel: ...
 
-    def epoch(self, number: int) -> Iterator[tuple[int, float]]:
-        """One pass over the sessions; after each step its next clicks, and the sum of their losses.
+    def epoch(self, number: int) -> Iterator[Step]:
+        """One pass over this process's sessions, step by step; each is to be called before the next is taken.
 
         Random numbers are of the seed and the epoch, so that a resumed training needs no generator's
         state.
         """
+        ...
+
+    def idle_step(self) -> None:
+        """A step of other processes that this one has no sessions left for: it learns what they learned."""
         ...
 
     def optimiser_state(self) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.together import ALONE, Together
+
 EPSILON: Final = 1e-6
 """Inside the root (`torch.optim.Adagrad` adds it outside, which learns visibly otherwise here)."""
 
@@ -22,10 +24,16 @@ class MomentumAdagrad:
     """
 
     def __init__(
-        self, weights: dict[str, Tensor], *, learning_rate: float, momentum: float
+        self,
+        weights: dict[str, Tensor],
+        *,
+        learning_rate: float,
+        momentum: float,
+        together: Together = ALONE,
     ) -> None:
         self.learning_rate = learning_rate
         self.momentum = momentum
+        self._together = together
         self._weights = weights
         self.accumulators = {name: torch.zeros_like(w) for name, w in weights.items()}
         self.velocities = (
@@ -35,6 +43,7 @@ class MomentumAdagrad:
 
     def step(self, name: str, gradient: Tensor) -> None:
         """A whole tensor.  gradient: the weight's shape; overwritten."""
+        gradient = self._together.mean(gradient)
         velocities = self.velocities.get(name)
         at_once = self._rows_at_once(gradient)
         for first in range(0, len(gradient), at_once):
@@ -51,6 +60,7 @@ class MomentumAdagrad:
 
         Gradients of a repeated row are summed first, then squared: one step per row.
         """
+        rows, gradient = self._together.gathered(rows, gradient)
         once = self._sum_repeated(rows, gradient)
         for chunk in torch.split(once, self._rows_at_once(gradient)):
             self._step_distinct(name, rows.index_select(0, chunk), gradient.index_select(0, chunk))

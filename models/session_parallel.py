@@ -10,7 +10,7 @@ from stream_app.evaluation.sessions import SessionTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class Batch:
     """One event of each session under way; row by row the slots of the batch.
 
     inputs, targets: item indexes, int64 [batch]: the click, and the next one to predict.
@@ -25,7 +25,7 @@ class Step:
     fresh: NDArray[np.int64]
 
 
-def session_parallel(sessions: SessionTable, batch_size: int) -> Iterator[Step]:
+def session_parallel(sessions: SessionTable, batch_size: int) -> Iterator[Batch]:
     """Every pair of neighbouring clicks of every session exactly once, sessions in table order.
 
     A slot whose session has ended takes the next session; when none is left, the batch shrinks,
@@ -40,7 +40,7 @@ def session_parallel(sessions: SessionTable, batch_size: int) -> Iterator[Step]:
     kept: NDArray[np.int64] | None = None
     fresh = np.arange(taken)
     while len(position):
-        yield Step(items[position], items[position + 1], kept, fresh)
+        yield Batch(items[position], items[position + 1], kept, fresh)
         position += 1
         finished = np.flatnonzero(position == last)
         n_new = min(len(finished), n_sessions - taken)

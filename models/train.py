@@ -1,7 +1,7 @@
 """Training: the loop, readable top to bottom.  How a network learns from a step is its learner's matter."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from models.resume import (
     sessions_fingerprint,
     weights_fingerprint,
 )
+from models.together import ALONE, Together
 from models.torch_setup import torch_set_up
 from stream_app.core.errors import ConfigurationError, NextclickError
 from stream_app.core.vocabulary import ItemVocabulary
@@ -57,6 +58,7 @@ def train(
     progress: ProgressCallback | None = None,
     should_stop: Callable[[], bool] | None = None,
     threads: int = 1,
+    together: Together = ALONE,
 ) -> TrainingResult:
     """Learn next clicks from sessions; same arguments, same weights bit for bit.
 
@@ -71,6 +73,8 @@ def train(
     deletes it in the end.
     should_stop: asked after every step.
     threads: torch's while it trains.  Another number sums in another order: other last bits.
+    together: the processes that train it; all are called with the same arguments and return the same
+    weights, and the first one alone saves epochs and reports progress.
 
     Raises `ConfigurationError` (nothing to learn from; a start or resume directory that does not
     fit) and `TrainingDivergedError`.
@@ -82,7 +86,7 @@ def train(
             "check the column mapping and the time range"
         )
     model = starting_network(config, vocabulary, start)
-    teacher = learner(model, sessions)
+    teacher = learner(model, sessions, together)
     if start is not None and not reset_accumulators:
         teacher.load_optimiser_state(start.optimiser)
     record = TrainingRecord(
@@ -98,7 +102,7 @@ def train(
         epochs=config.epochs,
         epochs_done=record.epochs_done,
         events_per_epoch=sessions.n_targets,
-        report=progress,
+        report=progress if together.is_first else None,
     )
     stopped = False
     with torch_set_up(threads=threads, half_products=config.precision == "bfloat16"):
@@ -106,7 +110,7 @@ def train(
             if patience is not None and record.epochs_since_best > patience:
                 break
             clock.epoch_begins()
-            for events, loss in teacher.epoch(epoch):
+            for events, loss in _steps(teacher, epoch, together):
                 if not math.isfinite(loss):
                     raise _diverged(config, epoch)
                 clock.learned(epoch, events, loss)
@@ -121,7 +125,7 @@ def train(
             now = _checkpoint(teacher, vocabulary, record)
             if quality is not None and record.epochs_since_best == 0:
                 best = _copied(now)
-            if resume_directory is not None:
+            if resume_directory is not None and together.is_first:
                 save_epoch(now, resume_directory)
     last = _checkpoint(teacher, vocabulary, record)
     return TrainingResult(
@@ -130,6 +134,19 @@ def train(
         seconds=clock.seconds,
         stopped=stopped,
     )
+
+
+def _steps(teacher: Learner, epoch: int, together: Together) -> Iterator[tuple[int, float]]:
+    """Next clicks and loss of each step, of all processes; those that are done early go along."""
+    mine = teacher.epoch(epoch)
+    while True:
+        step = next(mine, None)
+        if not together.anyone_has_more(step is not None):
+            return
+        if step is None:
+            teacher.idle_step()
+        events, loss = together.sum(*(step() if step is not None else (0, 0.0)))
+        yield int(events), loss
 
 
 def starting_network(

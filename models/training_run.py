@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from models.checkpoint import Checkpoint, save_checkpoint
+from models.checkpoint import CURVES, Checkpoint, save_checkpoint
+from models.curves import learning_curves
 from models.evaluate import evaluate_checkpoint
 from models.options import TrainingOptions
 from models.progress_view import show_progress
+from models.together import Together, joined
 from models.train import TrainingResult, train
 from stream_app.core.errors import ClickFileError
 from stream_app.core.metrics import RankingQuality
@@ -54,34 +56,24 @@ class TrainingOutcome:
     """What `--report` writes."""
 
 
-def run_training(options: TrainingOptions, console: Console | None = None) -> TrainingOutcome:
+def run_training(
+    options: TrainingOptions, console: Console | None = None
+) -> TrainingOutcome | None:
     """Read, divide, train, save the checkpoint, evaluate, print, and write the report.
 
-    Raises `ClickFileError`, `ConfigurationError`, `TrainingDivergedError`.
+    Of several processes that `torchrun` started all train, and the first does the rest: the others get
+    None.  Raises `ClickFileError`, `ConfigurationError`, `TrainingDivergedError`.
     """
     console = console or Console()
     started = time.perf_counter()
     data = load_training_data(options)
-    _say(
-        console,
-        f"{options.data.name}: {data.train.n_sessions:,} sessions, {data.train.n_clicks:,} clicks, "
-        f"{len(data.vocabulary):,} items to learn from; {data.test.n_targets:,} next clicks held out",
-    )
-    if not options.resume:
-        shutil.rmtree(options.resume_directory, ignore_errors=True)
-    with show_progress(Console(stderr=True)) as progress:
-        learned, validation = _divide(data.train, options.validation_share)
-        training = train(
-            learned,
-            data.vocabulary,
-            options.config,
-            validation=validation,
-            patience=options.patience,
-            resume_directory=options.resume_directory,
-            progress=progress,
-            threads=options.threads,
-        )
+    with joined() as together:
+        training = _train(options, data, together, console)
+        if not together.is_first:
+            return None
     save_checkpoint(training.checkpoint, options.checkpoint_directory)
+    record = training.checkpoint.record
+    (options.checkpoint_directory / CURVES).write_bytes(learning_curves(record))
     shutil.rmtree(options.resume_directory, ignore_errors=True)
 
     evaluating = time.perf_counter()
@@ -99,9 +91,9 @@ def run_training(options: TrainingOptions, console: Console | None = None) -> Tr
         "train_sessions": data.train.n_sessions,
         "train_clicks": data.train.n_clicks,
         "items": len(data.vocabulary),
-        "epoch_losses": training.checkpoint.record.epoch_losses,
-        "epoch_recalls": training.checkpoint.record.epoch_recalls,
-        "epoch_mrrs": training.checkpoint.record.epoch_mrrs,
+        "epoch_losses": record.epoch_losses,
+        "epoch_recalls": record.epoch_recalls,
+        "epoch_mrrs": record.epoch_mrrs,
         "hyperparameters": msgspec.to_builtins(options.config),
     }
     _print_quality(console, quality, training)
@@ -109,6 +101,34 @@ def run_training(options: TrainingOptions, console: Console | None = None) -> Tr
         options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     return TrainingOutcome(training.checkpoint, data, training, quality, report)
+
+
+def _train(
+    options: TrainingOptions, data: TrainingData, together: Together, console: Console
+) -> TrainingResult:
+    if not together.is_first:
+        console.quiet = True
+    _say(
+        console,
+        f"{options.data.name}: {data.train.n_sessions:,} sessions, {data.train.n_clicks:,} clicks, "
+        f"{len(data.vocabulary):,} items to learn from; {data.test.n_targets:,} next clicks held out",
+    )
+    if not options.resume and together.is_first:
+        shutil.rmtree(options.resume_directory, ignore_errors=True)
+    together.sum(0.0)  # nobody looks before it is gone
+    learned, validation = _divide(data.train, options.validation_share)
+    with show_progress(Console(stderr=True, quiet=not together.is_first)) as progress:
+        return train(
+            learned,
+            data.vocabulary,
+            options.config,
+            validation=validation,
+            patience=options.patience,
+            resume_directory=options.resume_directory,
+            progress=progress,
+            threads=options.threads,
+            together=together,
+        )
 
 
 def load_training_data(options: TrainingOptions) -> TrainingData:

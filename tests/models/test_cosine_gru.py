@@ -100,7 +100,7 @@ def test_a_step_of_training_descends_the_loss_of_the_formulas() -> None:
     model = network()
     learner = CosineGRULearner(model, table(sessions))
     before = {name: weight.clone() for name, weight in model.weights().items()}
-    ((events, loss),) = list(learner.epoch(0))
+    ((events, loss),) = [step() for step in learner.epoch(0)]
     assert events == 6
 
     expected = dense_loss(learner, before, sessions)
