@@ -1,14 +1,19 @@
 """The live model: `Scorer` over the two ONNX graphs of a bundle, on one core."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from stream_app.core.errors import BundleError
+from stream_app.adapters.onnx_ranker import OnnxRanker
+from stream_app.adapters.onnx_session import (
+    failed_probe,
+    is_runtime_error,
+    onnx_session,
+    rows_are_independent,
+)
 from stream_app.core.manifest import CHUNKED, CLUSTERED, ModelManifest, StateTensor
 from stream_app.core.ports import StateRows
 from stream_app.core.vocabulary import ItemVocabulary
@@ -45,11 +50,13 @@ class OnnxScorer:
         self.bundle_bytes = bundle.size_bytes
         """All files of the bundle together."""
         self._fields = _Fields(bundle.manifest.state)
-        self._step = _session(bundle, bundle.step)
-        self._score = _session(bundle, bundle.score)
+        self._step = onnx_session(bundle.directory, bundle.step)
+        self._score = onnx_session(bundle.directory, bundle.score)
         self._step_outputs = [f"next_{tensor.name}" for tensor in bundle.manifest.state]
         self._rows_max = rows_together(bundle.manifest.n_items, bundle.manifest.scoring.method)
         self._multiple = 1
+        self.ranker = OnnxRanker.of(bundle)
+        """The second stage; None where the bundle has none."""
         self._k = np.array([20], dtype=np.int64)
 
     @classmethod
@@ -146,17 +153,17 @@ class OnnxScorer:
             lists = [(*self.top_k(twice, 20), 20)]
             lists += [(*self.top_k(twice[:3], k), k) for k in _PROBE_K]
         except Exception as error:
-            if not _is_runtime_error(error):
+            if not is_runtime_error(error):
                 raise
-            raise _failed_probe(directory, f"it cannot be run ({error})") from error
+            raise failed_probe(directory, f"it cannot be run ({error})") from error
         states = [*self._fields.split(once).values(), *self._fields.split(twice).values()]
         if not all(np.isfinite(value).all() for value in states):
-            raise _failed_probe(directory, "it gives NaN or infinity")
+            raise failed_probe(directory, "it gives NaN or infinity")
         if not once.any() or np.array_equal(once, twice):
-            raise _failed_probe(directory, "a click does not change the state")
+            raise failed_probe(directory, "a click does not change the state")
         for scores, items, k in lists:
             for problem in _list_problems(scores, items, k=min(k, n_items), n_items=n_items):
-                raise _failed_probe(directory, problem)
+                raise failed_probe(directory, problem)
         self._multiple = self._stable_multiple(directory, once, indexes)
 
     def _stable_multiple(
@@ -174,7 +181,7 @@ class OnnxScorer:
             self._multiple = multiple
             if rows_are_independent(results, len(indexes)):
                 return multiple
-        raise _failed_probe(
+        raise failed_probe(
             directory, "its answers depend on the other clicks of a batch on this processor"
         )
 
@@ -209,17 +216,6 @@ def rows_together(n_items: int, method: str) -> int:
     return min(max(SCORES_TOGETHER // n_items, least), most)
 
 
-def rows_are_independent(results: Callable[[slice], tuple[NDArray[Any], ...]], n_rows: int) -> bool:
-    """Whether a row comes out the same, bit for bit, in batches of several sizes and offsets."""
-    whole = results(slice(0, n_rows))
-    for start, size in ((0, 1), (n_rows - 1, 1), (1, 2), (2, 3), (3, 5), (5, 16), (7, n_rows - 7)):
-        rows = slice(start, start + size)
-        part = results(rows)
-        if any(a[rows].tobytes() != b.tobytes() for a, b in zip(whole, part, strict=True)):
-            return False
-    return True
-
-
 class _Fields:
     """Where each state tensor lies in the bytes of a row."""
 
@@ -242,37 +238,3 @@ class _Fields:
     def join(self, tensors: list[NDArray[Any]]) -> StateRows:
         rows = [tensor.reshape(len(tensor), -1).view(np.uint8) for tensor in tensors]
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
-
-
-def _session(bundle: Bundle, graph: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    # One worker is one core: a second thread would spin on another worker's.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Told by its bytes, a file could be an ONNX model to us, who check it, and another one in ONNX Runtime's
-    # own format to ONNX Runtime, which runs it.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.log_severity_level = 3  # errors; they reach us as exceptions as well
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        if not _is_runtime_error(error):
-            raise
-        raise _failed_probe(bundle.directory, f"ONNX Runtime cannot load it ({error})") from error
-
-
-def _is_runtime_error(error: Exception) -> bool:
-    """ONNX Runtime's exceptions share no base class of their own."""
-    return type(error).__module__.startswith("onnxruntime") or isinstance(
-        error, (RuntimeError, ValueError)
-    )
-
-
-def _failed_probe(directory: Path, problem: str) -> BundleError:
-    return BundleError(
-        f"bundle {directory} is refused: {problem}.  Train and publish again, or promote another "
-        "version with `nextclick models promote VERSION`"
-    )

@@ -21,6 +21,8 @@ SCORE_FILE: Final = "score.onnx"
 VOCABULARY_FILE: Final = "vocabulary.json"
 ITEMS_FILE: Final = "items.safetensors"
 WEIGHTS_FILE: Final = "weights.safetensors"
+RANKER_FILE: Final = "ranker.onnx"
+"""The second stage's, where the bundle has one."""
 
 
 class StateTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +61,25 @@ CLUSTERED: Final = "clustered"
 """Looks at a few clusters of like items only."""
 
 
+class SecondStage(msgspec.Struct, frozen=True, kw_only=True):
+    """What `ranker.onnx` orders anew, and what it is told of each candidate.
+
+    The graph: `features` float32 [n, n_features] -> `scores` float32 [n], row by row.
+    """
+
+    features: tuple[str, ...]
+    """Names in order, as `core.candidates.feature_names` gives them.  A worker whose statistics are counted
+    otherwise has other names, and answers with one stage."""
+    model_items: int = 60
+    """The model's best."""
+    associated_items: int = 100
+    """What best follows the session's last items in the statistics."""
+    popular_items: int = 30
+    """The most popular follow-up clicks."""
+    neighbour_items: int = 0
+    """Nearest to the last item by item2vec."""
+
+
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """`manifest.json`.  Unknown fields are ignored, so that newer bundles stay readable.
 
@@ -95,6 +116,8 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Versions that made it."""
     scoring: Scoring = EXACT
     """How the best items are found."""
+    second_stage: SecondStage | None = None
+    """None: the model's list is the answer."""
 
     @property
     def state_size_bytes(self) -> int:

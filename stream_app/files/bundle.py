@@ -25,12 +25,14 @@ from stream_app.core.manifest import (
     EXACT,
     ITEMS_FILE,
     MANIFEST_FILE,
+    RANKER_FILE,
     SCORE_FILE,
     STEP_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
     ModelManifest,
     Scoring,
+    SecondStage,
     StateTensor,
 )
 from stream_app.core.vocabulary import ItemVocabulary
@@ -39,6 +41,7 @@ from stream_app.files.bundle_limits import read_bounded, size_problems
 Tensors = Mapping[str, NDArray[Any]]
 
 REQUIRED_FILES: Final = (STEP_FILE, SCORE_FILE, VOCABULARY_FILE, ITEMS_FILE, WEIGHTS_FILE)
+READ_FILES: Final = frozenset((*REQUIRED_FILES, RANKER_FILE))
 ITEM2VEC: Final = "item2vec"
 POPULARITY: Final = "popularity"
 
@@ -77,6 +80,8 @@ class Bundle:
     """[n_items, dim]."""
     popularity: NDArray[np.float32]
     """[n_items]: share of the clicks of the training window."""
+    ranker: bytes | None = None
+    """`ranker.onnx` as it was verified; there whenever `manifest.second_stage` is."""
 
     @property
     def size_bytes(self) -> int:
@@ -105,6 +110,9 @@ class BundleContent:
     metrics: Mapping[str, Any]
     software: Mapping[str, str]
     scoring: Scoring = EXACT
+    second_stage: SecondStage | None = None
+    ranker: bytes | None = None
+    """Both or neither."""
 
 
 def write_bundle(target: Path, content: BundleContent) -> ModelManifest:
@@ -168,7 +176,7 @@ def open_bundle(directory: Path) -> Bundle:
     data = {}
     for name, digest in manifest.files.items():
         content = _read_verified(directory, name, digest)
-        if name in REQUIRED_FILES:  # of what a later version added, only the hash has to be right
+        if name in READ_FILES:  # of what a later version added, only the hash has to be right
             data[name] = content
 
     vocabulary = ItemVocabulary.from_json(
@@ -182,6 +190,7 @@ def open_bundle(directory: Path) -> Bundle:
     for problem in (
         *_graph_problems(STEP_FILE, data[STEP_FILE], *_step_signature(manifest)),
         *_graph_problems(SCORE_FILE, data[SCORE_FILE], *_score_signature(manifest)),
+        *_ranker_problems(manifest, data.get(RANKER_FILE)),
     ):
         raise _refused(directory, problem)
     items = _finite_tensors(directory, ITEMS_FILE, data[ITEMS_FILE])
@@ -196,6 +205,7 @@ def open_bundle(directory: Path) -> Bundle:
         score=data[SCORE_FILE],
         item2vec=item2vec,
         popularity=popularity,
+        ranker=data.get(RANKER_FILE) if manifest.second_stage is not None else None,
     )
 
 
@@ -260,6 +270,9 @@ def _write_files(directory: Path, content: BundleContent) -> ModelManifest:
         ITEMS_FILE: safetensors.numpy.save(tables),
         WEIGHTS_FILE: safetensors.numpy.save(weights),
     }
+    assert (content.ranker is None) == (content.second_stage is None), "both or neither"
+    if content.ranker is not None:
+        data[RANKER_FILE] = content.ranker
     manifest = ModelManifest(
         model_version=content.model_version,
         created_at=content.created_at,
@@ -273,6 +286,7 @@ def _write_files(directory: Path, content: BundleContent) -> ModelManifest:
         metrics=dict(content.metrics),
         software=dict(content.software),
         scoring=content.scoring,
+        second_stage=content.second_stage,
     )
     for name, raw in (*data.items(), (MANIFEST_FILE, manifest.to_json())):
         temporary = directory / f".{name}{_TEMPORARY}"
@@ -344,6 +358,21 @@ def _score_signature(manifest: ModelManifest) -> tuple[Signature, Signature]:
     return (
         {"k": (TensorProto.INT64, (1,)), **_states(manifest)},
         {"scores": (TensorProto.FLOAT, (None, None)), "items": (TensorProto.INT64, (None, None))},
+    )
+
+
+def _ranker_problems(manifest: ModelManifest, data: bytes | None) -> Iterator[str]:
+    stage = manifest.second_stage
+    if stage is None:
+        return
+    if data is None:
+        yield f"it declares a second stage but the manifest does not list {RANKER_FILE}"
+        return
+    yield from _graph_problems(
+        RANKER_FILE,
+        data,
+        {"features": (TensorProto.FLOAT, (None, len(stage.features)))},
+        {"scores": (TensorProto.FLOAT, (None,))},
     )
 
 

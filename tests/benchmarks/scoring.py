@@ -7,6 +7,7 @@ repeated runs: other processes cannot lengthen that by much.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from export.gru4rec_graph import GRU4RecWeights
 from export.quantised_graphs import chunked_score_graph, quantised_score_graph
 from export.scoring import STATES, States, recall_of
 from stream_app.adapters import onnx_scorer
+from stream_app.adapters.onnx_session import onnx_session
 from stream_app.core.manifest import CHUNKED, CLUSTERED, EXACT, QUANTISED
 from tests.benchmarks.figures import Figure
 from tests.bundles import random_weights
@@ -126,7 +128,7 @@ def _by_batch(
     graph: onnx.ModelProto, states: States, n_items: int, method: str, seconds: float
 ) -> dict[int, float]:
     """us/click by batch, a large one scored in slices as `OnnxScorer` does it."""
-    session = onnx_scorer._session(None, graph.SerializeToString())  # type: ignore[arg-type] # the bundle is for errors
+    session = onnx_session(Path(), graph.SerializeToString())
     together = onnx_scorer.rows_together(n_items, method)
     asked = {"k": np.array([TOP_K])} if len(session.get_inputs()) > len(states) else {}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from stream_app.adapters import onnx_scorer
+from stream_app.adapters.onnx_session import onnx_session
 from stream_app.core.errors import BundleError, ConfigurationError
 from stream_app.files.bundle import open_bundle
 from stream_app.files.registry import Registry
@@ -78,7 +78,7 @@ def test_a_graph_in_onnx_runtimes_own_format_is_refused(tmp_path: Path) -> None:
     options.log_severity_level = 4
     onnxruntime.InferenceSession(bundle.step, options, providers=["CPUExecutionProvider"])
     with pytest.raises(BundleError):
-        onnx_scorer._session(bundle, (tmp_path / "step.ort").read_bytes())
+        onnx_session(bundle.directory, (tmp_path / "step.ort").read_bytes())
 
 
 def test_nobody_loads_operators_from_a_library() -> None:

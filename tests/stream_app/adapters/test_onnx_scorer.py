@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from export.graphs import score_graph
 from export.gru4rec_graph import GRU4RecWeights
 from stream_app.adapters import onnx_scorer
-from stream_app.adapters.onnx_scorer import OnnxScorer, rows_are_independent
+from stream_app.adapters.onnx_scorer import OnnxScorer
+from stream_app.adapters.onnx_session import onnx_session, rows_are_independent
 from stream_app.core.errors import BundleError
 from stream_app.files.bundle import write_bundle
 from tests.bundles import bundle_content, make_bundle, random_weights
@@ -144,7 +145,7 @@ def test_top_k_equals_a_full_sort_even_among_ties(
     rng = np.random.default_rng(seed)
     scores = rng.integers(-distinct, distinct + 1, size=(3, n_items)).astype(np.float32)
     graph = score_graph(weights_with_scores(scores), block=block).SerializeToString()
-    session = onnx_scorer._session(None, graph)  # type: ignore[arg-type] # the bundle is for errors
+    session = onnx_session(Path(), graph)
     k = min(k, n_items)
     one_hot = np.eye(3, dtype=np.float16)
     top, items = session.run(["scores", "items"], {"hidden_0": one_hot, "k": np.array([k])})
