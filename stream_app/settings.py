@@ -12,13 +12,21 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.pipeline import ServingRules
 from stream_app.core.session import SessionLimits
+from stream_app.core.statistics_recipe import StatisticsRecipe
 
 ENVIRONMENT_PREFIX: Final = "NEXTCLICK_"
 SETTINGS_FILE: Final = "nextclick.toml"
@@ -26,7 +34,15 @@ SECRETS: Final = frozenset({"kafka.sasl_password", "gateway.token"})
 """Never a flag, because every user of the machine sees a process's arguments; never in a message."""
 
 _LISTS: Final = frozenset(
-    {"serving.event_types", "gateway.cors_origins", "gateway.hosts", "gateway.trusted_proxies"}
+    {
+        "serving.event_types",
+        "gateway.cors_origins",
+        "gateway.hosts",
+        "gateway.trusted_proxies",
+        "statistics.half_lives_minutes",
+        "statistics.pair_half_lives_minutes",
+        "statistics.pair_weights",
+    }
 )
 _SECRET_BYTES_MAX: Final = 4096
 _FILE_BYTES_MAX: Final = 2**20
@@ -123,11 +139,39 @@ class MetricsSettings(Group):
 
 class StatisticsSettings(Group):
     half_life_minutes: float = Field(default=60.0, gt=0)
-    """A click counts half after so long (event time)."""
+    """A click counts half after so long (event time), in lists of the most popular items."""
+    half_lives_minutes: tuple[PositiveFloat, ...] = Field(default=(2.5, 10.0, 60.0), max_length=16)
+    """Further half-lives of popularity, comma-separated, for models that rank by them."""
+    follow_up_half_life_minutes: float = Field(default=7.5, gt=0)
+    """Half-life of the popularity of follow-up clicks (a session's second and later), the prior of co-occurrence."""
+    pair_half_lives_minutes: tuple[PositiveFloat, ...] = Field(
+        default=(20.0, 360.0), min_length=1, max_length=8
+    )
+    """Half-lives of co-occurrence (which items are clicked in one session), comma-separated."""
+    pair_weights: tuple[PositiveFloat, ...] = (0.7, 0.3)
+    """What each of them weighs in a score, comma-separated."""
+    pair_positions: int = Field(default=4, ge=1, le=64)
+    """Clicks of a session are pairs up to so many positions apart; as many last items an answer looks at."""
+    pair_position_decay: float = Field(default=0.5, ge=0, le=1)
+    """One position further away weighs so much of the nearer one."""
+    pair_backward: float = Field(default=0.2, ge=0, le=1)
+    """Weight of a pair read backward; forward it is 1."""
+    neighbours_max: int = Field(default=100, ge=1, le=10_000)
+    """Co-occurring items kept for each item, 12 bytes each."""
+    prior_clicks: float = Field(default=5.0, gt=0)
+    """An item's co-occurrence is mixed with so many clicks' worth of popularity."""
     publish_seconds: float = Field(default=2.0, ge=0.1, le=60)
-    """How often changes are published; each publication is one version."""
-    items_max: int = Field(default=1_000_000, ge=100)
+    """How often changes are published, 1 to 10 where many items change; each publication is one version."""
+    items_max: int = Field(default=1_000_000, ge=100, le=2**27)
     """Items counted at most; the least popular are dropped first."""
+    sessions_max: int = Field(default=200_000, ge=1)
+    """Sessions whose last items are remembered, shared out among the partitions; about 0.5 kB each."""
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Self:
+        if len(self.pair_weights) != len(self.pair_half_lives_minutes):
+            raise ValueError("pair_weights needs one value for each of pair_half_lives_minutes")
+        return self
 
 
 class ArchiveSettings(Group):
@@ -240,6 +284,12 @@ def serving_rules(settings: Settings) -> ServingRules:
         event_types=frozenset(settings.serving.event_types),
         ahead_ms_max=settings.serving.event_time_ahead_hours_max * 3_600_000,
     )
+
+
+def statistics_recipe(settings: Settings) -> StatisticsRecipe:
+    """The part of the settings that decides what the same clicks are counted as."""
+    counted = settings.statistics.model_dump(exclude={"publish_seconds"})
+    return StatisticsRecipe(**counted, idle_gap_minutes=settings.session.idle_gap_minutes)
 
 
 def known_names(model: type[Any] = Settings, prefix: str = "") -> Iterator[str]:

@@ -56,3 +56,7 @@ class FixedPopularity:
 
     def top(self, k: int) -> Sequence[ScoredItem]:
         return self._items[:k]
+
+    def associated(self, sessions: Sequence[Sequence[str]], k: int) -> list[None]:
+        """Nothing is known to follow anything."""
+        return [None] * len(sessions)

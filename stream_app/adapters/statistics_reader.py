@@ -2,23 +2,15 @@
 
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any, Final
 
 from stream_app.adapters.compacted_topic import CompactedTopic
 from stream_app.adapters.kafka_clients import KafkaConnection
 from stream_app.core.errors import BadRecordError, NextclickError
-from stream_app.core.statistics import (
-    NOTHING_POPULAR,
-    RANKED_ITEMS_MAX,
-    DecayedCount,
-    PopularityView,
-    Ranking,
-)
-from stream_app.core.statistics_records import (
-    StatisticsFold,
-    VersionMarker,
-)
+from stream_app.core.statistics import RANKED_ITEMS_MAX
+from stream_app.core.statistics_records import StatisticsFold, VersionMarker
+from stream_app.core.statistics_table import NOTHING_KNOWN, StatisticsTable
+from stream_app.core.statistics_view import StatisticsView, VersionTotals
 from stream_app.logging_setup import get_logger
 
 POLL_SECONDS: Final = 0.25
@@ -39,7 +31,7 @@ class StatisticsReader:
     ) -> None:
         """ranked: the longest list that will be asked of a view."""
         self._kafka, self._topic, self._ranked = kafka, topic, ranked
-        self._view: PopularityView = NOTHING_POPULAR
+        self._view: StatisticsView = NOTHING_KNOWN
         self._changed_at = time.monotonic()
         self._stop = threading.Event()
         self._caught_up = threading.Event()
@@ -55,8 +47,8 @@ class StatisticsReader:
         if self._thread.is_alive():
             self._thread.join(8)
 
-    def view(self) -> PopularityView:
-        """What is popular now, unchanging; `version` is None before the first version was read.
+    def view(self) -> StatisticsView:
+        """What is known now, unchanging; `version` is None before the first version was read.
 
         Cheap: call it for every batch, and use one view for a whole batch.
         """
@@ -91,40 +83,53 @@ class StatisticsReader:
 
     def _follow(self) -> None:
         fold = StatisticsFold()
-        ranking: Ranking | None = None
+        table: StatisticsTable | None = None
         with CompactedTopic(self._kafka, self._topic, committed_only=True) as topic:
+            # The versions that are there at the start are taken in together: singly they would take minutes.
+            found: dict[str, bytes | None] = {}
             for records in topic.read_to_end(should_stop=self._stop.is_set):
                 for record in records:
-                    _take(fold, record)
+                    found.update(_take(fold, record) or {})
             if self._stop.is_set():
                 return
             if fold.marker is not None:
-                ranking = self._rank_anew(fold, fold.marker)
+                table = self._apply(None, found, fold.marker)
+            del found
             self._caught_up.set()
             while not self._stop.is_set():
                 for record in topic.poll(POLL_SECONDS):
-                    half_life_ms = fold.marker.half_life_ms if fold.marker else None
                     changes = _take(fold, record)
-                    if changes is None or fold.marker is None:
-                        continue
-                    if ranking is None or fold.marker.half_life_ms != half_life_ms:
-                        ranking = self._rank_anew(fold, fold.marker)
-                    else:
-                        ranking.update(changes, fold.items)
-                        self._show(ranking, fold.marker)
+                    if changes is not None and fold.marker is not None:
+                        table = self._apply(table, changes, fold.marker)
 
-    def _rank_anew(self, fold: StatisticsFold, marker: VersionMarker) -> Ranking:
-        ranking = Ranking(marker.half_life_ms, size=self._ranked)
-        ranking.rebuild(fold.items)
-        self._show(ranking, marker)
-        return ranking
-
-    def _show(self, ranking: Ranking, marker: VersionMarker) -> None:
-        self._view = ranking.view(marker.version, marker.total)
+    def _apply(
+        self, table: StatisticsTable | None, changes: dict[str, bytes | None], marker: VersionMarker
+    ) -> StatisticsTable | None:
+        """Show the marker's version.  One of an earlier release is none: it holds nothing that we read."""
+        if marker.recipe is None:
+            return None
+        if table is None or (table.recipe, table.began) != (marker.recipe, marker.began):
+            table = StatisticsTable(marker.recipe, began=marker.began, ranked=self._ranked)
+        refused = table.refused
+        self._view = table.apply(changes, totals_of(marker))
         self._changed_at = time.monotonic()
+        if table.refused > refused:
+            log.warning("statistics_records_refused", records=table.refused - refused)
+        return table
 
 
-def _take(fold: StatisticsFold, record: Any) -> Mapping[str, DecayedCount | None] | None:
+def totals_of(marker: VersionMarker) -> VersionTotals:
+    """What a version's marker says of all items together."""
+    return VersionTotals(
+        marker.version,
+        marker.watermark or 0,
+        marker.totals,
+        marker.follow_up_total,
+        marker.follow_up_watermark,
+    )
+
+
+def _take(fold: StatisticsFold, record: Any) -> dict[str, bytes | None] | None:
     """A record that somebody else wrote is passed over."""
     try:
         return fold.take(record.key, record.value)

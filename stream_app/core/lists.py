@@ -1,11 +1,11 @@
-"""The lists of a batch's answers: the model's, one for each row it scored, and popularity's."""
+"""The lists of a batch's answers: the model's, one for each row it scored, and the statistics'."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.core.ports import Popularity
+from stream_app.core.ports import Statistics
 from stream_app.core.ranking import SHOWN_MAX, hashes_of, rank_in_shown, unseen
 from stream_app.core.records import ItemId, ScoredItem
 from stream_app.core.vocabulary import ItemVocabulary
@@ -50,19 +50,19 @@ class ModelLists:
 class PopularLists:
     """One list for everybody, made once per batch; one per session where seen items are left out."""
 
-    def __init__(self, popularity: Popularity, top_k: int, *, seen_max: int) -> None:
+    def __init__(self, statistics: Statistics, top_k: int, *, seen_max: int) -> None:
         """seen_max: items that may have to be left out of a list."""
-        self._popularity, self._top_k, self._seen_max = popularity, top_k, seen_max
+        self._statistics, self._top_k, self._seen_max = statistics, top_k, seen_max
         self._plain: ShownList | None = None
 
     def answer(self, seen: Collection[str] | None) -> ShownList:
         """seen: items to leave out, None for none."""
         if seen is not None:
-            more = self._popularity.top(self._top_k + self._seen_max)
+            more = self._statistics.top(self._top_k + self._seen_max)
             items = unseen(more, seen, self._top_k)
             return items, hashes_of(items)
         if self._plain is None:
-            items = list(self._popularity.top(self._top_k))
+            items = list(self._statistics.top(self._top_k))
             self._plain = items, hashes_of(items)
         return self._plain
 
@@ -75,3 +75,27 @@ class PopularLists:
         if seen is not None and item_id in seen:
             return 0
         return rank_in_shown(self.answer(None)[1], item_id)
+
+
+class AssociatedLists:
+    """What follows the last items of each of a batch's sessions, all asked for at once."""
+
+    def __init__(
+        self,
+        statistics: Statistics,
+        sessions: Sequence[Sequence[ItemId]],
+        top_k: int,
+        *,
+        seen_max: int,
+    ) -> None:
+        """sessions: last items, oldest first.  seen_max: items that may have to be left out of a list."""
+        self._top_k = top_k
+        self._lists = statistics.associated(sessions, top_k + seen_max) if sessions else []
+
+    def answer(self, row: int, seen: Collection[str] | None) -> ShownList | None:
+        """seen: items to leave out, None for none.  None: nothing is known to follow the session's items."""
+        items = self._lists[row]
+        if items is None:
+            return None
+        items = list(items[: self._top_k]) if seen is None else unseen(items, seen, self._top_k)
+        return items, hashes_of(items)

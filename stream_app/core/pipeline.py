@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
-from stream_app.core.lists import ModelLists, PopularLists
-from stream_app.core.ports import Popularity, Scorer, SessionStore, StateRows
+from stream_app.core.lists import AssociatedLists, ModelLists, PopularLists
+from stream_app.core.ports import Scorer, SessionStore, StateRows, Statistics
 from stream_app.core.ranking import rank_in_shown, round_significant
 from stream_app.core.records import (
     ERASE,
@@ -26,6 +26,7 @@ from stream_app.core.records import (
     Click,
     ClickSource,
     DeadLetter,
+    ItemId,
     Recommendation,
     ScoredItem,
     recommendation_id,
@@ -120,7 +121,9 @@ class _Answer:
     track: "_Track | None" = None
     steps_done: int = 0
     model_row: int = -1
-    """Row among the answers given by the model; -1: popularity answers."""
+    """Row among the answers given by the model; -1: the statistics answer."""
+    associated_row: int = -1
+    """Row among the sessions that co-occurrence was asked about; -1: popularity answers."""
     fallback: str | None = None
     superseded: bool = False
 
@@ -143,7 +146,7 @@ def recommend_batch(
     records: Sequence[ClickRecord],
     store: SessionStore,
     scorer: Scorer | None,
-    popularity: Popularity,
+    statistics: Statistics,
     rules: ServingRules,
     *,
     now_ms: int,
@@ -161,7 +164,7 @@ def recommend_batch(
     if newest_only:
         _supersede(answers)
     model_states, model_lists = _ask_model(answers, scorer, rules, outcome)
-    _finish(answers, model_states, model_lists, scorer, popularity, rules, outcome, now_ms)
+    _finish(answers, model_states, model_lists, scorer, statistics, rules, outcome, now_ms)
     return outcome
 
 
@@ -341,12 +344,25 @@ def _start_states(tracks: list[_Track], scorer: Scorer) -> StateRows:
     return np.frombuffer(joined, dtype=np.uint8).reshape(len(tracks), size)
 
 
+def _ask_statistics(
+    answers: list[_Answer], statistics: Statistics, rules: ServingRules
+) -> AssociatedLists:
+    """What follows the items of the sessions that the model does not answer."""
+    sessions: list[Sequence[ItemId]] = []
+    for answer in answers:
+        if answer.model_row < 0 and not answer.superseded and answer.state is not None:
+            answer.associated_row = len(sessions)
+            sessions.append(answer.state.recent_item_ids)
+    seen_max = rules.limits.history_len_max if rules.filter_seen else 0
+    return AssociatedLists(statistics, sessions, rules.top_k, seen_max=seen_max)
+
+
 def _finish(
     answers: list[_Answer],
     model_states: dict[int, bytes],
     model_lists: ModelLists | None,
     scorer: Scorer | None,
-    popularity: Popularity,
+    statistics: Statistics,
     rules: ServingRules,
     outcome: BatchOutcome,
     now_ms: int,
@@ -354,7 +370,8 @@ def _finish(
     """Judge the previous answers, build the new ones, and complete the states, click by click."""
     generated_at = _rfc3339(now_ms)
     version = scorer.model_version if scorer is not None else None
-    popular = PopularLists(popularity, rules.top_k, seen_max=rules.limits.history_len_max)
+    popular = PopularLists(statistics, rules.top_k, seen_max=rules.limits.history_len_max)
+    associated = _ask_statistics(answers, statistics, rules)
     shown: dict[SessionKey, tuple[bytes, str]] = {}
     finished: dict[SessionKey, SessionState] = {}
     for answer in answers:
@@ -376,12 +393,14 @@ def _finish(
             outcome.outcomes["ignored_superseded"] += 1
         else:
             seen = state.recent_item_ids if rules.filter_seen and state is not None else None
+            shown_list = None
             if model_lists is not None and answer.model_row >= 0:
-                items, hashes = model_lists.answer(answer.model_row, seen)
-            else:
-                items, hashes = popular.answer(seen)
+                shown_list = model_lists.answer(answer.model_row, seen)
+            elif answer.associated_row >= 0:
+                shown_list = associated.answer(answer.associated_row, seen)
+            items, hashes = shown_list or popular.answer(seen)
             outcome.recommendations.append(
-                _recommendation(answer, items, version, popularity.version, generated_at, now_ms)
+                _recommendation(answer, items, version, statistics.version, generated_at, now_ms)
             )
             outcome.outcomes["recommended"] += 1
             shown[key] = (hashes, version or NO_MODEL)

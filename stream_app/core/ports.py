@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.core.records import ScoredItem
+from stream_app.core.records import ItemId, ScoredItem
 from stream_app.core.session import SessionState
 from stream_app.core.vocabulary import ItemVocabulary
 
@@ -40,8 +40,8 @@ class SessionStore(Protocol):
     def get_many(self, keys: Sequence[tuple[int, str]]) -> list[SessionState | None]: ...
 
 
-class Popularity(Protocol):
-    """What is popular right now, for answers without a model."""
+class Statistics(Protocol):
+    """What is popular and what follows what right now, for answers without a model."""
 
     @property
     def version(self) -> int | None:
@@ -50,4 +50,13 @@ class Popularity(Protocol):
 
     def top(self, k: int) -> Sequence[ScoredItem]:
         """Best `k`, ranks from 1; score: share of recent clicks, rounded to 5 significant digits."""
+        ...
+
+    def associated(
+        self, sessions: Sequence[Sequence[ItemId]], k: int
+    ) -> Sequence[Sequence[ScoredItem] | None]:
+        """For each session (its last items, oldest first) the best `k` to follow them, ranks from 1.
+
+        None where nothing is known to follow any of its items.
+        """
         ...

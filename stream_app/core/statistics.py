@@ -12,13 +12,13 @@ bit, on the stream and in an offline replay.
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
 from stream_app.core.clicks import decode_click
 from stream_app.core.ranking import round_significant
-from stream_app.core.records import ScoredItem
+from stream_app.core.records import ERASE, Click, ScoredItem
 
 MINUTE_MS: Final = 60_000
 DROPPED_SHARE: Final = 0.1
@@ -55,27 +55,66 @@ class CountedClick(NamedTuple):
     time_ms: int
 
 
+class SessionClick(NamedTuple):
+    """A click as the stream statistics take it; or an event that only forgets its session."""
+
+    partition: int
+    offset: int
+    session_id: str
+    item_id: str | None
+    """None: nothing to count."""
+    time_ms: int
+    remembered: bool
+    """Whether the session may be followed: not when it is erased, nor without consent."""
+
+
 def countable(
-    value: bytes | None,
-    *,
-    kafka_timestamp_ms: int,
-    event_types: frozenset[str],
-    ahead_ms_max: float,
-) -> CountedClick | None:
-    """The click as popularity counts it; None for an event type that is not counted.
+    record: "StoredClick", *, event_types: frozenset[str], ahead_ms_max: float
+) -> SessionClick | None:
+    """What the statistics make of a message; None for an event type that means nothing to them.
 
     Counted without consent too: an item's count says nothing of a visitor.  Raises `BadRecordError`.
     """
-    click = decode_click(value, kafka_timestamp_ms=kafka_timestamp_ms, ahead_ms_max=ahead_ms_max)
-    if click.event_type not in event_types:
+    stored_ms = record.timestamp
+    click = decode_click(
+        record.value,
+        kafka_timestamp_ms=stored_ms if stored_ms >= 0 else None,
+        ahead_ms_max=ahead_ms_max,
+    )
+    return session_click(record, click, event_types)
+
+
+def session_click(
+    record: "StoredClick", click: Click, event_types: frozenset[str]
+) -> SessionClick | None:
+    """The same for a click that is decoded already."""
+    counted = click.event_type in event_types
+    erased = click.event_type == ERASE
+    if not counted and not erased and click.consent:
         return None
-    return CountedClick(click.item_id, counted_time_ms(click.event_time_ms, kafka_timestamp_ms))
+    return SessionClick(
+        record.partition,
+        record.offset,
+        click.session_id,
+        click.item_id if counted and not erased else None,
+        counted_time_ms(click.event_time_ms, record.timestamp),
+        click.consent and not erased,
+    )
+
+
+class StoredClick(Protocol):
+    """A message of the click topic, as far as it is looked at here."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    value: bytes | None
 
 
 def counted_time_ms(event_time_ms: int, kafka_timestamp_ms: int) -> int:
     """Event time, but never later than Kafka stored it: one producer whose clock runs a day ahead
-    would otherwise put its items above all others for a day."""
-    return min(event_time_ms, kafka_timestamp_ms)
+    would otherwise put its items above all others for a day.  A negative timestamp is none."""
+    return min(event_time_ms, kafka_timestamp_ms) if kafka_timestamp_ms >= 0 else event_time_ms
 
 
 class DecayedCounts:

@@ -1,10 +1,10 @@
-"""The statistics topic: its records, and the fold that turns them back into counts.
+"""The statistics topic: its records, and the fold that gives them back version by version.
 
 A version is what one publication changed: the records of the changed items, then one marker that says
 which clicks were counted, all in one Kafka transaction.  Keys say by their beginning what they are, so
 that item ids may be anything:
 
-    item/<item id>    {"version": 7, "count": 3.25, "time": 1396000000000}    null: dropped
+    item/<item id>    binary, see `item_records`                              null: dropped
     version/<n>       see `VersionMarker`                                     null: now in a history
     history/<first>/<last>/<when the last was published, ms>
                       zlib of a JSON array of markers                         null: older than 7 days
@@ -14,14 +14,15 @@ Old markers are gathered in histories, because Kafka never merges what it compac
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 from stream_app.core.errors import BadRecordError
+from stream_app.core.item_records import FORMAT_1, check_record
 from stream_app.core.records import UNREADABLE
-from stream_app.core.statistics import MINUTE_MS, Changes, DecayedCount
+from stream_app.core.statistics_recipe import StatisticsRecipe
 
 ITEM_PREFIX: Final = b"item/"
 VERSION_PREFIX: Final = b"version/"
@@ -31,20 +32,10 @@ HISTORY_BYTES_MAX: Final = 2**28
 
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 _Moment = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 """Float arithmetic takes it without loss."""
 _Digits = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}$")]
-
-
-class ItemStatistic(msgspec.Struct, frozen=True):
-    """One item's record."""
-
-    version: int
-    """The version it changed in."""
-    count: _Positive
-    """Decayed: a click counts half after `half_life_minutes`."""
-    time: _Moment
-    """Of its newest click, ms since the epoch: the count is as of then."""
 
 
 class VersionMarker(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,16 +64,23 @@ class VersionMarker(msgspec.Struct, frozen=True, kw_only=True):
     """Items counted now."""
     published_at: int
     """Wall clock, ms since the epoch."""
+    recipe: StatisticsRecipe | None = None
+    """All settings that decide what is counted; null in format 1, whose items nobody reads any more."""
+    began: int = 0
+    """The version with which counting began: items whose records name an earlier one are gone."""
+    totals: tuple[_NotNegative, ...] = ()
+    """Decayed counts of all clicks at `watermark`, by half-life: the plain one, then the further ones."""
+    follow_up_total: _NotNegative = 0.0
+    """Decayed count of all follow-up clicks at `follow_up_watermark`."""
+    follow_up_watermark: _Moment = 0
+    """Newest time of a follow-up click, ms since the epoch; 0 before the first."""
+    sessions: dict[_Digits, tuple[int, _Moment]] = {}
+    """Per partition: to know the last items of the sessions that went on, read clicks again from this
+    offset, before which the partition's newest event time was the second number.  Left out of histories."""
 
-    @property
-    def total(self) -> DecayedCount | None:
-        if self.watermark is None or self.total_count <= 0:
-            return None
-        return DecayedCount(self.total_count, self.watermark)
-
-    @property
-    def half_life_ms(self) -> float:
-        return self.half_life_minutes * MINUTE_MS
+    def __post_init__(self) -> None:
+        if self.recipe is not None and len(self.totals) != 1 + len(self.recipe.half_lives_minutes):
+            raise ValueError("a total for each half-life is needed")
 
 
 class HistoryKey(NamedTuple):
@@ -129,10 +127,6 @@ def version_of(key: bytes) -> int:
         raise BadRecordError("BadStatistic", f"no version's key: {key[:20]!r}") from error
 
 
-def encode_item(version: int, count: DecayedCount) -> bytes:
-    return _encode(ItemStatistic(version, count.value, count.time_ms))
-
-
 def encode_marker(marker: VersionMarker) -> bytes:
     return _encode(marker)
 
@@ -140,22 +134,13 @@ def encode_marker(marker: VersionMarker) -> bytes:
 def encode_history(markers: Sequence[VersionMarker]) -> tuple[bytes, bytes]:
     """Key and value for ascending markers."""
     key = HistoryKey(markers[0].version, markers[-1].version, markers[-1].published_at)
-    return key.encode(), zlib.compress(_encode(list(markers)))
+    kept = [msgspec.structs.replace(marker, sessions={}) for marker in markers]
+    return key.encode(), zlib.compress(_encode(kept))
 
 
 _encode = msgspec.json.Encoder().encode
-_item_decoder = msgspec.json.Decoder(ItemStatistic)
 _marker_decoder = msgspec.json.Decoder(VersionMarker)
 _history_decoder = msgspec.json.Decoder(list[VersionMarker])
-
-
-def decode_item(value: bytes) -> DecayedCount:
-    """Raises `BadRecordError` for anything that is not an item's record."""
-    try:
-        item = _item_decoder.decode(value)
-    except UNREADABLE as error:
-        raise BadRecordError("BadStatistic", f"no item statistic: {error}") from error
-    return DecayedCount(item.count, item.time)
 
 
 def decode_marker(value: bytes) -> VersionMarker:
@@ -179,25 +164,22 @@ def decode_history(value: bytes) -> list[VersionMarker]:
 
 
 class StatisticsFold:
-    """Records of the topic, in order, into the counts of the last whole version.
+    """Records of the topic, in order, into whole versions.
 
-    Half a version changes nothing until its marker is there, and `marker` says which version `items`
-    are.
+    Half a version is told to nobody until its marker is there.
     """
 
     def __init__(self) -> None:
-        self.items: dict[str, DecayedCount] = {}
         self.marker: VersionMarker | None = None
+        """Of the last whole version."""
         self.markers: dict[int, VersionMarker] = {}
         """By version, ascending; those that are not in a history yet."""
         self.histories: dict[HistoryKey, bytes] = {}
         """Unopened (`decode_history`), ascending."""
-        self._pending: Changes = {}
+        self._pending: dict[str, bytes | None] = {}
 
-    def take(
-        self, key: bytes | None, value: bytes | None
-    ) -> Mapping[str, DecayedCount | None] | None:
-        """One record.  If it completes a version: what that version changed, already in `items`.
+    def take(self, key: bytes | None, value: bytes | None) -> dict[str, bytes | None] | None:
+        """One record.  If it completes a version: the item records that changed, None for dropped items.
 
         Raises `BadRecordError` for a record that is none of ours; what came before it stays.
         """
@@ -205,7 +187,11 @@ class StatisticsFold:
             raise BadRecordError("BadStatistic", "a record without a key")
         if key.startswith(ITEM_PREFIX):
             item_id = _item_of(key)
-            self._pending[item_id] = decode_item(value) if value is not None else None
+            if value is not None and value.startswith(FORMAT_1):
+                value = None  # counted by other rules: as good as dropped
+            if value is not None:
+                check_record(value)
+            self._pending[item_id] = value
             return None
         if key.startswith(HISTORY_PREFIX):
             self.histories.pop(HistoryKey.decode(key), None)
@@ -217,21 +203,13 @@ class StatisticsFold:
         if value is None:
             self.markers.pop(version_of(key), None)
             return None
-        return self._complete(decode_marker(value))
+        marker = self.marker = decode_marker(value)
+        self.markers[marker.version] = marker
+        changes, self._pending = self._pending, {}
+        return changes
 
     def versions(self) -> list[VersionMarker]:
         """All markers of the last 7 days, ascending."""
         found = {m.version: m for value in self.histories.values() for m in decode_history(value)}
         found.update(self.markers)
         return [found[version] for version in sorted(found)]
-
-    def _complete(self, marker: VersionMarker) -> Changes:
-        changes, self._pending = self._pending, {}
-        for item_id, count in changes.items():
-            if count is None:
-                self.items.pop(item_id, None)
-            else:
-                self.items[item_id] = count
-        self.marker = marker
-        self.markers[marker.version] = marker
-        return changes

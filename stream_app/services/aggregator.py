@@ -2,8 +2,9 @@
 
 A version is one Kafka transaction: the changed items and a marker with the offsets counted.  The offsets
 live in that marker and nowhere else, so counts and offsets cannot disagree: after a crash at any point
-the next aggregator reads back the last whole version and counts on from exactly there.  The
-transactional id fences: a second aggregator ends the first.
+the next aggregator reads back the last whole version, reads the clicks of the sessions that went on once
+more without counting them, and counts on from exactly there.  The transactional id fences: a second
+aggregator ends the first.
 """
 
 import time
@@ -23,7 +24,6 @@ from kafka.errors import (
 )
 
 from stream_app.adapters import kafka_topics
-from stream_app.adapters.compacted_topic import CompactedTopic
 from stream_app.adapters.instruments import StatisticsInstruments
 from stream_app.adapters.kafka_clients import broker_errors, python_client_options
 from stream_app.core.errors import (
@@ -32,19 +32,20 @@ from stream_app.core.errors import (
     InvariantError,
     ServiceAwayError,
 )
-from stream_app.core.statistics import MINUTE_MS, Changes, CountedClick, DecayedCounts, countable
+from stream_app.core.recent_sessions import Anchor
+from stream_app.core.statistics import SessionClick, countable
+from stream_app.core.statistics_counts import Records, StatisticsCounts
 from stream_app.core.statistics_records import (
     HistoryKey,
-    StatisticsFold,
     VersionMarker,
     encode_history,
-    encode_item,
     encode_marker,
     item_key,
     version_key,
 )
 from stream_app.logging_setup import get_logger
-from stream_app.settings import Settings
+from stream_app.services.published_statistics import read_published
+from stream_app.settings import Settings, statistics_recipe
 
 VERSION_CLICKS_MAX: Final = 100_000
 """Clicks in a version at most: bounds memory while catching up."""
@@ -66,18 +67,22 @@ class Aggregator:
 
     def __init__(self, settings: Settings, instruments: StatisticsInstruments) -> None:
         self._settings, self._instruments = settings, instruments
+        self._recipe = statistics_recipe(settings)
         self._event_types = frozenset(settings.serving.event_types)
         self._ahead_ms_max = settings.serving.event_time_ahead_hours_max * 3_600_000
         self._admin: Any = None
         self._producer: Any = None
         self._consumer: Any = None
-        self._clicks: list[tuple[int, int, CountedClick]] = []
-        """Not yet folded: partition, offset, click."""
+        self._clicks: list[SessionClick] = []
+        """Not yet folded."""
         self._offsets: dict[int, int] = {}
         self._published_offsets: dict[int, int] = {}
         self._markers: deque[VersionMarker] = deque()
         """Single ones on the topic, oldest first."""
         self._histories: deque[HistoryKey] = deque()
+        self._stale: list[str] = []
+        """Items to be dropped with the next version: counted by another recipe."""
+        self._began = 1
         self.version = 0
         self._published_at = time.monotonic()
 
@@ -121,7 +126,8 @@ class Aggregator:
                 batch_size=256 * 1024,
             )
             self._producer.init_transactions()
-        marker = self._restore()
+        partitions = facts[names.clicks].partitions
+        marker, anchors = self._restore(partitions)
         with self._errors():
             self._consumer = KafkaConsumer(
                 **options,
@@ -135,31 +141,21 @@ class Aggregator:
                 fetch_min_bytes=32 * 1024,
                 fetch_max_wait_ms=200,
             )
-            self._seek(marker, facts[names.clicks].partitions)
+            self._seek(marker, anchors, partitions)
         log.info(
             "statistics_started",
             version=self.version,
-            items=len(self._counts.items),
+            items=len(self._counts),
+            sessions=len(self._counts.sessions),
             clicks_counted=self._counts.clicks,
             offsets=self._offsets,
         )
 
-    def _restore(self) -> VersionMarker | None:
-        """The last whole version, bit for bit."""
+    def _restore(self, partitions: int) -> tuple[VersionMarker | None, dict[int, Anchor]]:
+        """The last whole version, bit for bit; where the sessions that went on then are read again."""
         settings = self._settings
-        fold = StatisticsFold()
-        with CompactedTopic(
-            settings.kafka, settings.topics.statistics, committed_only=True
-        ) as topic:
-            for records in topic.read_to_end():
-                for record in records:
-                    try:
-                        fold.take(record.key, record.value)
-                    except BadRecordError as error:
-                        log.warning(
-                            "statistics_record_skipped", offset=record.offset, error=str(error)
-                        )
-        marker = fold.marker
+        published = read_published(settings.kafka, settings.topics.statistics)
+        marker = published.marker
         if marker is not None and marker.topic_id != self._topic_id.hex():
             raise ConfigurationError(
                 f"topic {settings.topics.clicks} was deleted and created anew since version "
@@ -167,21 +163,36 @@ class Aggregator:
                 f"topic {settings.topics.statistics} as well (popularity then starts afresh), or name "
                 "another one in topics.statistics"
             )
-        self._counts = DecayedCounts(
-            settings.statistics.half_life_minutes * MINUTE_MS,
-            settings.statistics.items_max,
-            items=fold.items,
-            total=marker.total if marker else None,
-            clicks=marker.clicks if marker else 0,
-        )
+        self._markers, self._histories = published.markers, published.histories
         self.version = marker.version if marker else 0
-        self._markers = deque(fold.markers.values())
-        self._histories = deque(fold.histories)
+        anchors = published.anchors()
+        counts = published.counts(self._recipe, partitions=partitions)
+        if counts is None:
+            counts = StatisticsCounts(self._recipe, partitions=partitions)
+            counts.version = self.version
+            self._began = self.version + 1
+            self._stale = sorted(published.records.keys() | published.of_format_1)
+            if marker is not None:
+                log.warning(
+                    "statistics_begin_anew",
+                    version=self.version,
+                    reason="their settings changed"
+                    if marker.recipe
+                    else "an earlier release counted popularity only",
+                    items_dropped=len(self._stale),
+                )
+            marker, anchors = None, {}
+        elif marker is not None:
+            self._began = marker.began
+        self._counts = counts
         self._instruments.version.set(self.version)
-        self._instruments.items.set(len(fold.items))
-        return marker
+        self._instruments.items.set(len(counts))
+        return marker, anchors
 
-    def _seek(self, marker: VersionMarker | None, partitions: int) -> None:
+    def _seek(
+        self, marker: VersionMarker | None, anchors: dict[int, Anchor], partitions: int
+    ) -> None:
+        """To the first click that is not counted, by way of those that made the sessions what they are."""
         topic = self._settings.topics.clicks
         assigned = [TopicPartition(topic, number) for number in range(partitions)]
         self._consumer.assign(assigned)
@@ -205,7 +216,54 @@ class Aggregator:
                 offset = begins[tp]
             self._consumer.seek(tp, offset)
             self._offsets[tp.partition] = offset
+        self._remember_sessions(anchors, begins)
         self._published_offsets = dict(self._offsets)
+
+    def _remember_sessions(
+        self, anchors: dict[int, Anchor], begins: dict[TopicPartition, int]
+    ) -> None:
+        """Follow the clicks between the anchors and the offsets counted, and count none of them."""
+        sessions, ends = self._counts.sessions, {}
+        for tp, begin in begins.items():
+            anchor = anchors.get(tp.partition)
+            if anchor is None:
+                continue
+            sessions.resume(tp.partition, anchor)
+            first = max(begin, anchor.offset)
+            if first > anchor.offset:
+                log.warning(
+                    "sessions_forgotten",
+                    partition=tp.partition,
+                    first_offset=anchor.offset,
+                    next_offset=begin,
+                    reason="retention deleted clicks of sessions that went on: what follows them is not "
+                    "learned as pairs with them",
+                )
+            if first < self._offsets[tp.partition]:
+                ends[tp] = self._offsets[tp.partition]
+                self._consumer.seek(tp, first)
+        self._consumer.pause(*(tp for tp in begins if tp not in ends))
+        while ends:
+            for tp, records in self._consumer.poll(timeout_ms=500).items():
+                for record in records:
+                    if tp in ends and record.offset < ends[tp]:
+                        self._follow(record)
+            for tp in [tp for tp, end in ends.items() if self._consumer.position(tp) >= end]:
+                del ends[tp]
+                self._consumer.pause(tp)
+                self._consumer.seek(tp, self._offsets[tp.partition])
+        self._consumer.resume(*begins)
+
+    def _follow(self, record: Any) -> None:
+        try:
+            click = self._countable(record)
+        except BadRecordError:
+            return
+        if click is not None:
+            self._counts.sessions.take(click)
+
+    def _countable(self, record: Any) -> SessionClick | None:
+        return countable(record, event_types=self._event_types, ahead_ms_max=self._ahead_ms_max)
 
     def _count_lost(self, partition: int, offset: int, begin: int) -> None:
         self._instruments.lost_clicks.inc(begin - offset)
@@ -243,20 +301,14 @@ class Aggregator:
         for tp, records in found.items():
             for record in records:
                 try:
-                    click = countable(
-                        record.value,
-                        kafka_timestamp_ms=record.timestamp,
-                        event_types=self._event_types,
-                        ahead_ms_max=self._ahead_ms_max,
-                    )
+                    click = self._countable(record)
                 except BadRecordError:
                     outcomes["unusable"] += 1
                     continue
-                if click is None:
-                    outcomes["ignored_event_type"] += 1
-                else:
-                    outcomes["counted"] += 1
-                    self._clicks.append((tp.partition, record.offset, click))
+                if click is not None:
+                    self._clicks.append(click)
+                counted = click is not None and click.item_id is not None
+                outcomes["counted" if counted else "ignored_event_type"] += 1
             self._offsets[tp.partition] = records[-1].offset + 1
         for outcome, count in outcomes.items():
             self._instruments.clicks.labels(outcome).inc(count)
@@ -277,8 +329,10 @@ class Aggregator:
             return
         began = time.perf_counter()
         self._check_topic()
-        self._clicks.sort(key=lambda entry: entry[:2])
-        changes = self._counts.fold(click for _, _, click in self._clicks)
+        self._clicks.sort()
+        changes = dict.fromkeys(self._stale) | self._counts.fold(
+            self._clicks, version=self.version + 1
+        )
         marker = self._next_marker()
         with self._errors():
             self._producer.begin_transaction()
@@ -287,14 +341,14 @@ class Aggregator:
         self.version = marker.version
         self._published_offsets = dict(self._offsets)
         self._clicks.clear()
+        self._stale.clear()
         self._published_at = time.monotonic()
         self._markers.append(marker)
         self._show_published(marker, len(changes), time.perf_counter() - began)
 
-    def _send(self, marker: VersionMarker, changes: Changes) -> None:
+    def _send(self, marker: VersionMarker, changes: Records) -> None:
         topic, send = self._settings.topics.statistics, self._producer.send
-        for item_id, count in changes.items():
-            value = encode_item(marker.version, count) if count is not None else None
+        for item_id, value in changes.items():
             send(topic, key=item_key(item_id), value=value, partition=0)
         self._gather_old_markers()
         while self._histories and (
@@ -317,19 +371,26 @@ class Aggregator:
         self._histories.append(HistoryKey.decode(key))
 
     def _next_marker(self) -> VersionMarker:
-        counts, total = self._counts, self._counts.total
+        counts = self._counts
+        anchors = counts.sessions.anchors()
         return VersionMarker(
             version=self.version + 1,
             topic=self._settings.topics.clicks,
             topic_id=self._topic_id.hex(),
             offsets={str(partition): offset for partition, offset in sorted(self._offsets.items())},
-            watermark=total.time_ms if total else None,
-            half_life_minutes=self._settings.statistics.half_life_minutes,
-            items_max=self._settings.statistics.items_max,
-            total_count=total.value if total else 0.0,
+            watermark=counts.watermark_ms,
+            half_life_minutes=self._recipe.half_life_minutes,
+            items_max=self._recipe.items_max,
+            total_count=counts.totals.values[0],
             clicks=counts.clicks,
-            items=len(counts.items),
+            items=len(counts),
             published_at=time.time_ns() // 1_000_000,
+            recipe=self._recipe,
+            began=self._began,
+            totals=tuple(counts.totals.values),
+            follow_up_total=counts.follow_up_total.values[0],
+            follow_up_watermark=counts.follow_up_total.time_ms,
+            sessions={str(number): (a.offset, a.clock_ms) for number, a in sorted(anchors.items())},
         )
 
     def _check_topic(self) -> None:

@@ -1,4 +1,4 @@
-"""What answers are given from right now: the live model, and what is popular."""
+"""What answers are given from right now: the live model, and the stream statistics."""
 
 import time
 from collections.abc import Sequence
@@ -6,21 +6,22 @@ from typing import Final
 
 from stream_app.adapters.statistics_reader import StatisticsReader
 from stream_app.core.pipeline import DecodedClick
-from stream_app.core.ports import Popularity
-from stream_app.core.statistics import MINUTE_MS, CountedClick, LocalPopularity, counted_time_ms
+from stream_app.core.ports import Statistics
+from stream_app.core.statistics import SessionClick, session_click
+from stream_app.core.statistics_table import LocalStatistics
 from stream_app.services.live_model import LiveModel
 from stream_app.services.ports import Answers
-from stream_app.settings import Settings
+from stream_app.settings import Settings, statistics_recipe
 
 COUNT_SECONDS: Final = 1.0
-"""Own counts are ranked anew so often; ranking for every batch took a twentieth of a worker's time."""
+"""Own counts become a version so often: doing it for every batch would cost more than the counting."""
 
 
 class LiveAnswers:
     """The newest whole versions of both.
 
-    Where no aggregator has published anything yet, popularity is counted from this worker's own
-    partitions (statistics version None); that costs accuracy, and is better than nothing.
+    Where no aggregator has published anything yet, this worker counts the clicks of its own partitions
+    (statistics version None); that costs accuracy, and is better than nothing.
     """
 
     def __init__(
@@ -28,30 +29,31 @@ class LiveAnswers:
     ) -> None:
         self._live_model, self._statistics = live_model, statistics
         self._event_types = frozenset(settings.serving.event_types)
-        self._own = LocalPopularity(
-            settings.statistics.half_life_minutes * MINUTE_MS, settings.statistics.items_max
+        self._own = LocalStatistics(
+            statistics_recipe(settings), partitions=settings.topics.partitions
         )
-        self._own_view: Popularity = self._own.fold(())
-        self._uncounted: list[CountedClick] = []
+        self._own_view: Statistics = self._own.fold(())
+        self._uncounted: list[SessionClick] = []
         self._counted_at = -COUNT_SECONDS
 
     def now(self) -> Answers:
         """What to answer the next batch from."""
-        popularity: Popularity = self._statistics.view()
-        if popularity.version is None:
-            popularity = self._own_view
-        return Answers(self._live_model.scorer, popularity)
+        statistics: Statistics = self._statistics.view()
+        if statistics.version is None:
+            statistics = self._own_view
+        return Answers(self._live_model.scorer, statistics)
 
     def learn(self, clicks: Sequence[DecodedClick]) -> None:
         """Count clicks that were answered, for as long as there are no statistics but our own."""
         if self._statistics.view().version is not None:
             return
         self._uncounted += [
-            CountedClick(click.item_id, counted_time_ms(click.event_time_ms, record.timestamp))
+            counted
             for record, click in clicks
-            if click.event_type in self._event_types
+            if (counted := session_click(record, click, self._event_types)) is not None
         ]
         if time.monotonic() - self._counted_at >= COUNT_SECONDS:
+            self._uncounted.sort()
             self._own_view = self._own.fold(self._uncounted)
             self._uncounted = []
             self._counted_at = time.monotonic()

@@ -13,7 +13,7 @@ from stream_app.adapters.click_feed import ClickFeed
 from stream_app.adapters.faust_transport import Message
 from stream_app.adapters.rocksdb_sessions import Swept
 from stream_app.core.pipeline import DecodedClick, SessionKey
-from stream_app.core.ports import Popularity, Scorer
+from stream_app.core.ports import Scorer, Statistics
 from stream_app.core.session import ChangelogRecord, SessionState
 
 
@@ -105,7 +105,7 @@ class Answers:
     """One batch's worth: read once, so that no batch mixes two models or two statistics versions."""
 
     scorer: Scorer | None
-    popularity: Popularity
+    statistics: Statistics
 
 
 class AnswerSource(Protocol):

@@ -159,7 +159,7 @@ class RecommendationLoop:
                 taken.records,
                 self._sessions,
                 answers.scorer,
-                answers.popularity,
+                answers.statistics,
                 self._rules,
                 now_ms=self._now_ms(),
                 newest_only=serving.answer_newest_only and feed.waiting >= serving.batch_clicks_max,

@@ -3,11 +3,15 @@
 Every answer names the model and the statistics version it was given from.  Both can be had again (the
 model from the registry; the statistics by counting the clicks up to the offsets that the version's
 marker names), so every list can be computed anew, by the very function the worker runs.
+
+The versions are counted once, in order, and each partition is replayed as far as the versions reach: what
+was known at one version is kept only as long as an answer given from it is still to come.
 """
 
+import math
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
@@ -20,10 +24,11 @@ from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.statistics_reader import read_versions
 from stream_app.core.errors import BadRecordError, BundleError
 from stream_app.core.pipeline import Judgement, ServingRules, recommend_batch
-from stream_app.core.ports import Popularity
 from stream_app.core.records import UNREADABLE, Recommendation, ScoredItem
-from stream_app.core.statistics import CountedClick, LocalPopularity, countable
+from stream_app.core.statistics import SessionClick, countable
 from stream_app.core.statistics_records import VersionMarker
+from stream_app.core.statistics_table import NOTHING_KNOWN, LocalStatistics
+from stream_app.core.statistics_view import StatisticsView
 from stream_app.files.registry import Registry
 from stream_app.settings import KafkaSettings, TopicSettings
 
@@ -75,14 +80,17 @@ def check_stream(
     check = StreamCheck()
     clicks = _read_partitions(kafka, topics.clicks)
     answers = _last_answers(_read_partitions(kafka, topics.recommendations), check)
-    wanted = {a.statistics_version for a in answers.values() if a.fallback is not None}
-    history = StatisticsHistory(read_versions(kafka, topics.statistics), clicks, rules)
-    statistics = history.views(version for version in wanted if version is not None)
-    models = _Models(registry)
     check.clicks = sum(map(len, clicks.values()))
     check.answers = len(answers)
-    for partition, records in clicks.items():
-        _replay_partition(partition, records, answers, models, statistics, rules, check)
+    replay = _Replay(clicks, answers, _Models(registry), rules, check)
+    replay.advance(-1)
+    for view in StatisticsHistory(read_versions(kafka, topics.statistics), clicks, rules).views():
+        if replay.is_done:
+            break
+        assert view.version is not None
+        replay.views[view.version] = view
+        replay.advance(view.version)
+    replay.advance(math.inf)
     return check
 
 
@@ -98,24 +106,25 @@ class StatisticsHistory:
         """markers: ascending.  clicks: by partition, in offset order."""
         self._markers, self._clicks, self._rules = markers, clicks, rules
 
-    def views(self, versions: Iterable[int]) -> dict[int, Popularity]:
-        """Popularity at those of the versions that can be counted again: all clicks since the first
-        version must still be on the topic."""
-        wanted = set(versions)
-        views: dict[int, Popularity] = {}
-        counted = dict.fromkeys(self._clicks, 0)
-        local: LocalPopularity | None = None
+    def views(self) -> Iterator[StatisticsView]:
+        """The statistics at one version after the other, those that can be counted again: all clicks since
+        their counting began must still be on the topic."""
+        local: LocalStatistics | None = None
+        began = -1
         for marker in self._markers:
-            if local is None:
-                local = LocalPopularity(marker.half_life_ms, marker.items_max)
+            if marker.recipe is None:
+                continue
+            if local is None or (marker.recipe, marker.began) != (local.counts.recipe, began):
+                local = LocalStatistics(marker.recipe, partitions=len(marker.offsets))
+                counted = dict.fromkeys(self._clicks, 0)
+                began = marker.began
             view = local.fold(self._clicks_of_version(marker, counted), version=marker.version)
-            if marker.version in wanted and local.counts.clicks == marker.clicks:
-                views[marker.version] = view
-        return views
+            if local.counts.clicks == marker.clicks:
+                yield view
 
     def _clicks_of_version(
         self, marker: VersionMarker, counted: dict[int, int]
-    ) -> Iterator[CountedClick]:
+    ) -> Iterator[SessionClick]:
         """counted: position in each partition's list up to which clicks are counted; moved on."""
         for partition in sorted(counted):
             records, begin = self._clicks[partition], counted[partition]
@@ -125,8 +134,7 @@ class StatisticsHistory:
             for record in records[begin:end]:
                 try:
                     click = countable(
-                        record.value,
-                        kafka_timestamp_ms=record.timestamp,
+                        record,
                         event_types=self._rules.event_types,
                         ahead_ms_max=self._rules.ahead_ms_max,
                     )
@@ -155,7 +163,7 @@ class _Models:
 
 
 class _AsAnswered:
-    """Stands in for popularity that cannot be counted again, so that the next click judges what was
+    """Stands in for statistics that cannot be counted again, so that the next click judges what was
     really shown."""
 
     def __init__(self, answer: Recommendation) -> None:
@@ -165,27 +173,89 @@ class _AsAnswered:
     def top(self, k: int) -> list[ScoredItem]:
         return self._items[:k]
 
+    def associated(self, sessions: Sequence[Sequence[str]], k: int) -> list[None]:  # noqa: ARG002
+        return [None] * len(sessions)
 
-def _replay_partition(
-    partition: int,
-    records: list[Any],
-    answers: Mapping[Click, Recommendation],
-    models: _Models,
-    statistics: Mapping[int, Popularity],
-    rules: ServingRules,
-    check: StreamCheck,
-) -> None:
-    sessions = MemorySessions()
-    for (model_version, number), run in _runs(partition, records, answers, statistics):
-        first = answers.get((partition, run[0].offset))
-        popularity = statistics.get(number) if number is not None else None
-        scorer = models.get(model_version)
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Clicks of a partition in a row, answered from the same model and statistics."""
+
+    model_version: str | None
+    statistics_version: int | None
+    records: list[Any]
+    needs_statistics: bool
+    """Whether an answer among them was given from the statistics."""
+
+
+class _Replay:
+    """All partitions, each as far as the versions counted so far reach."""
+
+    def __init__(
+        self,
+        clicks: Mapping[int, list[Any]],
+        answers: Mapping[Click, Recommendation],
+        models: _Models,
+        rules: ServingRules,
+        check: StreamCheck,
+    ) -> None:
+        self._answers, self._models, self._rules, self._check = answers, models, rules, check
+        self._waiting = {
+            partition: deque(_stretches(partition, records, answers))
+            for partition, records in clicks.items()
+        }
+        self._sessions = {partition: MemorySessions() for partition in clicks}
+        self._uses = Counter(
+            stretch.statistics_version
+            for stretches in self._waiting.values()
+            for stretch in stretches
+            if stretch.needs_statistics
+        )
+        self.views: dict[int, StatisticsView] = {}
+        """Versions that may still be asked for."""
+
+    @property
+    def is_done(self) -> bool:
+        return not any(self._waiting.values())
+
+    def advance(self, counted: float) -> None:
+        """counted: all versions up to this one were counted, or cannot be."""
+        for partition, stretches in self._waiting.items():
+            while stretches:
+                stretch = stretches[0]
+                number = stretch.statistics_version
+                if stretch.needs_statistics and number is not None and number > counted:
+                    break
+                stretches.popleft()
+                self._replay(partition, stretch)
+                if stretch.needs_statistics:
+                    self._uses[number] -= 1
+        for number in [number for number in self.views if not self._uses[number]]:
+            del self.views[number]
+
+    def _replay(self, partition: int, stretch: _Stretch) -> None:
+        number, records = stretch.statistics_version, stretch.records
+        view = self.views.get(number) if number is not None else None
+        # Statistics that cannot be counted again are taken as answered, so each click is asked on its own.
+        size = 1 if view is None and stretch.needs_statistics else BATCH_CLICKS
+        for first in range(0, len(records), size):
+            self._ask(partition, records[first : first + size], stretch.model_version, view)
+
+    def _ask(
+        self,
+        partition: int,
+        records: list[Any],
+        model_version: str | None,
+        view: StatisticsView | None,
+    ) -> None:
+        check, sessions = self._check, self._sessions[partition]
+        first = self._answers.get((partition, records[0].offset))
         outcome = recommend_batch(
-            run,
+            records,
             sessions,
-            scorer,
-            popularity or (_AsAnswered(first) if first else _NOTHING),
-            rules,
+            self._models.get(model_version),
+            view or (_AsAnswered(first) if first else NOTHING_KNOWN),
+            self._rules,
             now_ms=0,
         )
         sessions.put_many(outcome.states)
@@ -196,35 +266,31 @@ def _replay_partition(
             total.hits += judgement.hits
             total.reciprocal_rank += judgement.reciprocal_rank
         offline = {(partition, a.source.offset): a for a in outcome.recommendations}
-        for record in run:
+        for record in records:
             click = (partition, record.offset)
-            _compare(click, answers.get(click), offline.get(click), popularity is not None, check)
+            _compare(click, self._answers.get(click), offline.get(click), view is not None, check)
 
 
-def _runs(
-    partition: int,
-    records: list[Any],
-    answers: Mapping[Click, Recommendation],
-    statistics: Mapping[int, Popularity],
-) -> Iterator[tuple[AnsweredFrom, list[Any]]]:
-    """Stretches of clicks answered from the same model and statistics, `BATCH_CLICKS` at most.
-
-    A click without an answer goes with the one before it, and may be the first of a stretch.  Where
-    the statistics cannot be counted again, each click is a stretch of its own.
-    """
+def _stretches(
+    partition: int, records: list[Any], answers: Mapping[Click, Recommendation]
+) -> Iterator[_Stretch]:
+    """A click without an answer goes with the one before it, and may be the first of a stretch."""
     named: AnsweredFrom = (None, None)
-    single = 0
     labelled = []
-    for position, record in enumerate(records):
+    for record in records:
         answer = answers.get((partition, record.offset))
         if answer is not None:
             named = (answer.model_version, answer.statistics_version)
-            single = position if named[1] not in statistics and answer.fallback else -1
-        labelled.append(((named, single), record))
-    for (answered_from, _), group in groupby(labelled, key=lambda pair: pair[0]):
+        labelled.append((named, record))
+    for (model_version, number), group in groupby(labelled, key=lambda pair: pair[0]):
         stretch = [record for _, record in group]
-        for first in range(0, len(stretch), BATCH_CLICKS):
-            yield answered_from, stretch[first : first + BATCH_CLICKS]
+        given = (answers.get((partition, record.offset)) for record in stretch)
+        yield _Stretch(
+            model_version,
+            number,
+            stretch,
+            any(answer is not None and answer.fallback is not None for answer in given),
+        )
 
 
 def _compare(
@@ -245,7 +311,7 @@ def _compare(
     elif online.fallback != offline.fallback:
         check.differ("fallback", click)
     elif online.fallback is not None and not counted_again:
-        check.differ("popularity of a worker's own, not from a version", click)
+        check.differ("statistics of a worker's own, or no longer to be counted again", click)
     elif [i.item_id for i in online.items] != [i.item_id for i in offline.items]:
         check.differ("items", click)
     elif online.items != offline.items:
@@ -280,13 +346,3 @@ def _read_partitions(kafka: KafkaSettings, topic: str) -> dict[int, list[Any]]:
             for record in records:
                 partitions.setdefault(record.partition, []).append(record)
     return partitions
-
-
-class _Nothing:
-    version = None
-
-    def top(self, k: int) -> list[ScoredItem]:  # noqa: ARG002 - the protocol's parameter
-        return []
-
-
-_NOTHING: Final = _Nothing()

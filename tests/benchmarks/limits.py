@@ -13,7 +13,7 @@ import numpy as np
 from stream_app.adapters.memory_sessions import MemorySessions
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.pipeline import ServingRules, recommend_batch
-from stream_app.core.statistics import NOTHING_POPULAR
+from stream_app.core.statistics_table import NOTHING_KNOWN
 from tests.benchmarks.bed import START_MS, TOP_K, UNITS, Bed
 from tests.benchmarks.figures import Figure, median_figure
 from tests.benchmarks.pipeline import made_up_records
@@ -81,7 +81,7 @@ class Limits:
             made_up_records(1, self._bed.n_items),
             MemorySessions(),
             scorer,
-            NOTHING_POPULAR,
+            NOTHING_KNOWN,
             ServingRules(top_k=TOP_K),
             now_ms=START_MS,
         )

@@ -8,7 +8,7 @@ from typing import Final
 from stream_app.adapters.memory_sessions import MemorySessions
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.pipeline import ServingRules, recommend_batch
-from stream_app.core.statistics import NOTHING_POPULAR
+from stream_app.core.statistics_table import NOTHING_KNOWN
 from tests.benchmarks.bed import START_MS, TOP_K, Bed, made_up_clicks
 from tests.benchmarks.figures import Figure
 
@@ -47,7 +47,7 @@ def figures(bed: Bed) -> Iterator[Figure]:
         began = time.thread_time()
         for first in range(0, len(clicks), batch):
             outcome = recommend_batch(
-                clicks[first : first + batch], sessions, scorer, NOTHING_POPULAR, rules, now_ms=0
+                clicks[first : first + batch], sessions, scorer, NOTHING_KNOWN, rules, now_ms=0
             )
             sessions.put_many(outcome.states)
         us = 1e6 * (time.thread_time() - began) / len(clicks)

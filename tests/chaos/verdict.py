@@ -114,6 +114,9 @@ class NoPopularity:
     def top(self, k: int) -> list[ScoredItem]:
         return []
 
+    def associated(self, sessions: Sequence[Sequence[str]], k: int) -> list[None]:
+        return [None] * len(sessions)
+
 
 class ReplayedSessions:
     """The replay's own store.  States go through their record, since what is stored is the state."""

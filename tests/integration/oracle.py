@@ -1,6 +1,6 @@
 """What must be true after a run: read back from the topics, and recomputed from the log offline."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,9 @@ class NoPopularity:
 
     def top(self, k: int) -> list[ScoredItem]:
         return []
+
+    def associated(self, sessions: Sequence[Sequence[str]], k: int) -> list[None]:
+        return [None] * len(sessions)
 
 
 def read_topic(bootstrap_servers: str, topic: str) -> list[Any]:

@@ -8,25 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from stream_app.adapters import kafka_topics
-from stream_app.adapters.compacted_topic import CompactedTopic
 from stream_app.adapters.instruments import StatisticsInstruments
 from stream_app.adapters.kafka_clients import python_client_options
 from stream_app.adapters.local_kafka import LocalKafka
 from stream_app.adapters.statistics_reader import StatisticsReader, read_versions
 from stream_app.core.errors import BadRecordError
-from stream_app.core.statistics import DecayedCounts, LocalPopularity, countable
-from stream_app.core.statistics_records import StatisticsFold
+from stream_app.core.statistics import SessionClick, countable
+from stream_app.core.statistics_counts import StatisticsCounts
+from stream_app.core.statistics_records import VersionMarker
+from stream_app.core.statistics_table import NOTHING_KNOWN, LocalStatistics, StatisticsTable
+from stream_app.core.statistics_view import StatisticsView
 from stream_app.services.aggregator import Aggregator
+from stream_app.services.published_statistics import Published, read_published
 from stream_app.settings import (
     KafkaSettings,
     Settings,
     StatisticsSettings,
     TopicSettings,
+    statistics_recipe,
 )
 from tests.integration.processes import NextclickProcess, wait_until
 
@@ -37,7 +42,15 @@ def settings_for(kafka: KafkaSettings, topics: TopicSettings, **statistics: floa
     return Settings(
         kafka=kafka,
         topics=topics,
-        statistics=StatisticsSettings(**{"publish_seconds": 0.1, "items_max": 100, **statistics}),
+        statistics=StatisticsSettings(
+            **{
+                "publish_seconds": 0.1,
+                "items_max": 100,
+                "neighbours_max": 5,
+                "sessions_max": 120,
+                **statistics,
+            }
+        ),
     )
 
 
@@ -54,17 +67,18 @@ class Producer:
     def send(self, count: int) -> None:
         draw = self._random
         for _ in range(count):
-            self._time_ms += draw.randrange(60_000)
+            self._time_ms += draw.randrange(15_000)
             late = draw.choice([0, 0, 0, draw.randrange(7_200_000)])
             item = f"item-{int(draw.paretovariate(0.4)) % 150}"
-            more = draw.choice(["", "", ',"consent":false', ',"event_type":"purchase"'])
+            more = draw.choice([*[""] * 8, ',"consent":false', ',"event_type":"purchase"'])
+            session = f"s{draw.randrange(50)}"
             event_time = self._time_ms - late
-            value = f'{{"session_id":"s","item_id":"{item}","event_time":{event_time}{more}}}'
+            value = (
+                f'{{"session_id":"{session}","item_id":"{item}","event_time":{event_time}{more}}}'
+            )
             if draw.random() < 0.02:
                 value = "{broken"
-            self._producer.send(
-                self._topics.clicks, value.encode(), key=f"s{draw.randrange(50)}".encode()
-            )
+            self._producer.send(self._topics.clicks, value.encode(), key=session.encode())
         self._producer.flush()
         self.sent += count
 
@@ -97,13 +111,14 @@ def producer(kafka, topics):
     producer.close()
 
 
-def published(settings: Settings) -> StatisticsFold:
-    fold = StatisticsFold()
-    with CompactedTopic(settings.kafka, settings.topics.statistics, committed_only=True) as topic:
-        for records in topic.read_to_end():
-            for record in records:
-                fold.take(record.key, record.value)
-    return fold
+def published(settings: Settings) -> Published:
+    return read_published(settings.kafka, settings.topics.statistics)
+
+
+def last_marker(settings: Settings) -> VersionMarker:
+    marker = published(settings).marker
+    assert marker is not None
+    return marker
 
 
 def click_records(settings: Settings) -> dict[int, list]:
@@ -122,12 +137,9 @@ def click_records(settings: Settings) -> dict[int, list]:
     return records
 
 
-def folded_offline(settings: Settings) -> DecayedCounts:
-    """The clicks themselves, in the versions that the markers name, through the pure core."""
+def versions_offline(settings: Settings) -> Iterator[tuple[VersionMarker, list[SessionClick]]]:
+    """The clicks themselves, in the versions that the markers name."""
     records = click_records(settings)
-    popularity = LocalPopularity(
-        settings.statistics.half_life_minutes * 60_000, settings.statistics.items_max
-    )
     before = dict.fromkeys(records, 0)
     for marker in read_versions(settings.kafka, settings.topics.statistics):
         clicks = []
@@ -137,8 +149,7 @@ def folded_offline(settings: Settings) -> DecayedCounts:
                 if before[partition] <= record.offset < upto:
                     try:
                         click = countable(
-                            record.value,
-                            kafka_timestamp_ms=record.timestamp,
+                            record,
                             event_types=frozenset(settings.serving.event_types),
                             ahead_ms_max=settings.serving.event_time_ahead_hours_max * 3_600_000,
                         )
@@ -147,8 +158,23 @@ def folded_offline(settings: Settings) -> DecayedCounts:
                     if click is not None:
                         clicks.append(click)
             before[partition] = upto
-        popularity.fold(clicks, version=marker.version)
-    return popularity.counts
+        yield marker, clicks
+
+
+def folded_offline(settings: Settings) -> StatisticsCounts:
+    """Through the pure core, in one go."""
+    counts = StatisticsCounts(statistics_recipe(settings), partitions=settings.topics.partitions)
+    for marker, clicks in versions_offline(settings):
+        counts.fold(clicks, version=marker.version)
+    return counts
+
+
+def view_offline(settings: Settings) -> StatisticsView:
+    local = LocalStatistics(statistics_recipe(settings), partitions=settings.topics.partitions)
+    view = NOTHING_KNOWN
+    for marker, clicks in versions_offline(settings):
+        view = local.fold(clicks, version=marker.version)
+    return view
 
 
 def wait_until_counted(settings: Settings, count: int) -> None:
@@ -159,11 +185,16 @@ def wait_until_counted(settings: Settings, count: int) -> None:
     wait_until(f"{count} clicks to be counted", all_counted)
 
 
-def assert_equal_to_the_bit(fold: StatisticsFold, counts: DecayedCounts) -> None:
-    assert fold.marker is not None
-    assert fold.items == counts.items
-    assert fold.marker.total == counts.total
-    assert fold.marker.clicks == counts.clicks
+def assert_equal_to_the_bit(found: Published, counts: StatisticsCounts) -> None:
+    marker = found.marker
+    assert marker is not None
+    assert found.records == counts.records()
+    assert list(marker.totals) == counts.totals.values
+    assert marker.watermark == counts.totals.time_ms
+    assert marker.follow_up_total == counts.follow_up_total.values[0]
+    assert marker.follow_up_watermark == counts.follow_up_total.time_ms
+    assert marker.clicks == counts.clicks
+    assert marker.items == len(counts)
 
 
 def test_killed_again_and_again_it_publishes_what_an_offline_fold_gives(
@@ -181,9 +212,38 @@ def test_killed_again_and_again_it_publishes_what_an_offline_fold_gives(
         process.wait_for_event("statistics_started")
         wait_until_counted(settings, producer.sent)
         assert process.terminate() == 0
-    fold = published(settings)
-    assert len(fold.items) <= 100
-    assert_equal_to_the_bit(fold, folded_offline(settings))
+    found, counts = published(settings), folded_offline(settings)
+    assert len(found.records) <= 100
+    assert_equal_to_the_bit(found, counts)
+    rows = [counts.number_of[item_id] for item_id in found.records]
+    assert max(len(counts._rows[number]) for number in rows) == 5 * 12
+    assert counts.follow_up_total.values[0] > 1
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 9])
+def test_an_aggregator_that_starts_anew_has_the_sessions_that_went_on(
+    kafka, topics, producer, stop_after
+):
+    """Without them the first click after a start would follow nothing, and no pair be learned."""
+    settings = settings_for(kafka.settings, topics)
+    instruments = StatisticsInstruments(CollectorRegistry())
+
+    def publish(aggregator: Aggregator, versions: int) -> None:
+        for _ in range(versions):
+            producer.send(60)
+            wanted = producer.sent
+            while sum(aggregator._offsets.values()) < wanted:
+                aggregator.turn()
+            aggregator.publish()
+
+    with Aggregator(settings, instruments) as first:
+        publish(first, stop_after)
+        state = first._counts.sessions.state()
+    assert any(sessions for _, sessions in state.values())
+    with Aggregator(settings, instruments) as second:
+        assert second._counts.sessions.state() == state
+        publish(second, 3)
+    assert_equal_to_the_bit(published(settings), folded_offline(settings))
 
 
 def test_a_worker_sees_the_published_popularity_by_whole_versions(
@@ -201,23 +261,21 @@ def test_a_worker_sees_the_published_popularity_by_whole_versions(
             versions = read_versions(kafka.settings, topics.statistics)
             wait_until("the newest version", lambda: reader.view().version == versions[-1].version)
             assert reader.staleness_seconds < 30
-        counts = folded_offline(settings)
-        expected = LocalPopularity(counts.half_life_ms, 100)
-        expected.counts = counts
-        view = reader.view()
+        view, expected = reader.view(), view_offline(settings)
         top = view.top(20)
         assert [item.rank for item in top] == list(range(1, 21))
-        expected_ids = sorted(
-            counts.items,
-            key=lambda item_id: (-counts.items[item_id].key(counts.half_life_ms), item_id),
-        )
-        assert [item.item_id for item in top] == expected_ids[:20]
+        assert top == expected.top(20)
+        asked = [[f"item-{n}", f"item-{n + 1}"] for n in range(0, 150, 2)]
+        associated = view.associated(asked, 20)
+        assert associated == expected.associated(asked, 20)
+        assert sum(found is not None for found in associated) > 20
 
         late_reader = StatisticsReader(kafka.settings, topics.statistics)
         late_reader.start()
         assert late_reader.wait_until_caught_up(20)
         assert late_reader.view().version == view.version
         assert late_reader.view().top(20) == top
+        assert late_reader.view().associated(asked, 20) == associated
         late_reader.stop()
     finally:
         reader.stop()
@@ -238,14 +296,15 @@ def test_markers_are_gathered_in_histories_and_old_histories_go(
                 aggregator.publish()
 
     publish(34)
-    fold = published(settings)
-    assert [(key.first, key.last) for key in fold.histories] == [(1, 16)]
-    assert [marker.version for marker in fold.versions()] == list(range(1, 35))
-    assert_equal_to_the_bit(fold, folded_offline(settings))
+    found = published(settings)
+    assert [(key.first, key.last) for key in found.histories] == [(1, 16)]
+    versions = read_versions(settings.kafka, settings.topics.statistics)
+    assert [marker.version for marker in versions] == list(range(1, 35))
+    assert_equal_to_the_bit(found, folded_offline(settings))
 
     monkeypatch.setattr("stream_app.services.aggregator.MARKERS_KEPT_MS", -1_000_000)
     publish(35)
-    assert published(settings).histories == {}
+    assert not published(settings).histories
 
 
 def test_a_second_aggregator_ends_the_first_with_status_70(kafka, topics, producer, tmp_path):
@@ -287,13 +346,133 @@ def test_clicks_that_retention_deleted_before_are_reported_and_counting_goes_on(
     producer.send(200)
     gone = TopicPartition(topics.clicks, 0)
     with kafka_topics.admin_client(kafka.settings) as admin:
-        end = int(published(settings).marker.offsets["0"])
+        end = last_marker(settings).offsets["0"]
         admin.delete_records({gone: end + 10})
     with NextclickProcess("statistics", settings, tmp_path) as process:
         lost = process.wait_for_event("clicks_lost")
         assert (lost["partition"], lost["clicks"]) == (0, 10)
         wait_until_counted(settings, 300)
         assert process.terminate() == 0
+
+
+def test_clicks_of_sessions_that_retention_deleted_are_told_of_and_counting_goes_on(
+    kafka, topics, producer, tmp_path
+):
+    settings = settings_for(kafka.settings, topics)
+    producer.send(100)
+    with NextclickProcess("statistics", settings, tmp_path) as process:
+        wait_until_counted(settings, 100)
+        process.terminate()
+    marker = last_marker(settings)
+    number = next(n for n, (offset, _) in marker.sessions.items() if offset < marker.offsets[n])
+    gone = TopicPartition(topics.clicks, int(number))
+    with kafka_topics.admin_client(kafka.settings) as admin:
+        admin.delete_records({gone: marker.offsets[number]})
+    with NextclickProcess("statistics", settings, tmp_path) as process:
+        forgotten = process.wait_for_event("sessions_forgotten")
+        assert (forgotten["partition"], forgotten["next_offset"]) == (
+            int(number),
+            marker.offsets[number],
+        )
+        producer.send(50)
+        wait_until_counted(settings, 150)
+        assert process.terminate() == 0
+
+
+def publish_format_1(settings: Settings) -> None:
+    """A version as the release before wrote it."""
+    options = python_client_options(settings.kafka)
+    producer = KafkaProducer(**options, transactional_id=f"{settings.topics.statistics}-aggregator")
+    producer.init_transactions()
+    producer.begin_transaction()
+    topic_id = kafka_topics.ensure_topics(settings.kafka, settings.topics)[
+        settings.topics.clicks
+    ].topic_id
+    marker = {
+        "version": 41,
+        "topic": settings.topics.clicks,
+        "topic_id": topic_id.hex(),
+        "offsets": {"0": 0},
+        "watermark": T0,
+        "half_life_minutes": 60.0,
+        "items_max": 100,
+        "total_count": 3.25,
+        "clicks": 4,
+        "items": 2,
+        "published_at": int(time.time() * 1000),
+    }
+    item = b'{"version":41,"count":3.25,"time":1396000000000}'
+    for key, value in (
+        (b"item/item-1", item),
+        (b"item/long gone", item),
+        (b"version/41", msgspec.json.encode(marker)),
+    ):
+        producer.send(settings.topics.statistics, key=key, value=value, partition=0)
+    producer.commit_transaction()
+    producer.close()
+
+
+def test_statistics_of_the_release_before_are_replaced_by_counting_anew(
+    kafka, topics, producer, tmp_path
+):
+    """All clicks that are still on the topic are counted again; readers never see a mixture."""
+    settings = settings_for(kafka.settings, topics)
+    publish_format_1(settings)
+    reader = StatisticsReader(kafka.settings, topics.statistics)
+    reader.start()
+    try:
+        assert reader.wait_until_caught_up(20)
+        assert reader.view().version is None
+        producer.send(300)
+        with NextclickProcess("statistics", settings, tmp_path) as process:
+            begun = process.wait_for_event("statistics_begin_anew")
+            assert (begun["version"], begun["items_dropped"]) == (41, 2)
+            wait_until_counted(settings, 300)
+            assert process.terminate() == 0
+        marker = last_marker(settings)
+        assert (marker.began, marker.version > 41) == (42, True)
+        found = published(settings)
+        assert "long gone" not in found.records
+        assert not found.of_format_1
+        wait_until("the newest version", lambda: reader.view().version == marker.version)
+        assert reader.view().number("long gone") is None
+        assert len(reader.view()) == marker.items
+    finally:
+        reader.stop()
+
+
+def test_other_settings_begin_anew_and_readers_follow(kafka, topics, producer):
+    instruments = StatisticsInstruments(CollectorRegistry())
+    before = settings_for(kafka.settings, topics)
+    after = settings_for(kafka.settings, topics, half_lives_minutes=(5.0,))
+    reader = StatisticsReader(kafka.settings, topics.statistics)
+    reader.start()
+    try:
+        for settings in (before, after):
+            producer.send(200)
+            with Aggregator(settings, instruments) as aggregator:
+                while sum(aggregator._offsets.values()) < producer.sent:
+                    aggregator.turn()
+                aggregator.publish()
+            wait_until(
+                "the newest version",
+                lambda version=aggregator.version: reader.view().version == version,
+            )
+        assert reader.view().recipe == statistics_recipe(after)
+        marker = last_marker(after)
+        assert 1 < marker.began <= marker.version
+        assert marker.clicks > last_of_recipe(before).clicks
+        table = StatisticsTable(statistics_recipe(after), began=marker.began)
+        table.apply(published(after).records, reader.view().totals)
+        assert table.refused == 0
+        assert len(table) == marker.items
+    finally:
+        reader.stop()
+
+
+def last_of_recipe(settings: Settings) -> VersionMarker:
+    versions = read_versions(settings.kafka, settings.topics.statistics)
+    return [m for m in versions if m.recipe == statistics_recipe(settings)][-1]
 
 
 def test_its_metrics_and_readiness_are_served(kafka, topics, producer, tmp_path):

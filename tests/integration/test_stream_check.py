@@ -90,7 +90,7 @@ def test_every_answer_is_the_same_when_computed_anew(
     check = check_stream(settings.kafka, topics, registry, serving_rules(settings))
     assert check.clicks == 1800
     # Until the aggregator's first version a worker counts for itself, which nobody can do again.
-    own = check.differences.pop("popularity of a worker's own, not from a version")
+    own = check.differences.pop("statistics of a worker's own, or no longer to be counted again")
     assert own <= 200
     assert not check.differences, check.examples
     assert check.identical + own == check.answers == check.outcomes["recommended"] > 1400

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_app.adapters.instruments import WorkerInstruments
 from stream_app.adapters.rocksdb_sessions import RocksSessions
-from stream_app.core.ports import Popularity
+from stream_app.core.ports import Statistics
 from stream_app.core.records import ScoredItem
 from stream_app.services.loop_points import LoopPoint
 from stream_app.services.ports import Answers
@@ -40,11 +41,14 @@ class Parts:
     sessions: type[RocksSessions] = RocksSessions
 
 
-class NoPopularity(Popularity):
+class NoPopularity(Statistics):
     version = None
 
     def top(self, k: int) -> list[ScoredItem]:
         return []
+
+    def associated(self, sessions: Sequence[Sequence[str]], k: int) -> list[None]:
+        return [None] * len(sessions)
 
 
 class OneModel:

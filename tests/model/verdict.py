@@ -72,7 +72,7 @@ def replayed(
                 [click],
                 sessions,
                 MODEL.answers.scorer,
-                MODEL.answers.popularity,
+                MODEL.answers.statistics,
                 rules,
                 now_ms=click.timestamp,
             )

@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from stream_app.adapters.kafka_topics import plan_topics
 from stream_app.adapters.releases import Release
-from stream_app.core import clicks
+from stream_app.core import clicks, item_records
 from stream_app.core.manifest import ModelManifest, Scoring, StateTensor
 from stream_app.core.records import ClickSource, DeadLetter, Recommendation, ScoredItem
 from stream_app.core.session import SessionState
-from stream_app.core.statistics_records import ItemStatistic, VersionMarker
+from stream_app.core.statistics_recipe import StatisticsRecipe
+from stream_app.core.statistics_records import VersionMarker
 from stream_app.files.click_log import LOG_COLUMNS
 from stream_app.settings import Settings, TopicSettings
 from tests.reference.source import code, fields, meanings, said_of_json, table
@@ -39,6 +40,9 @@ JSON on the releases topic under the key `live`: which model version answers fro
 STATISTICS = """
 What the aggregator publishes, each version in one Kafka transaction: the items that changed under `item/<item id>`, then
 the marker under `version/<n>`. Older markers are gathered under `history/<first>/<last>/<ms>` as compressed JSON.
+"""
+STATISTICS_RECIPE = """
+`recipe` of a marker: what decides how the same clicks are counted. With another one counting begins anew.
 """
 SESSION = """
 The changelog: a binary record per session (its layout is told in `stream_app/core/codec.py`; the first byte is the version), under the
@@ -82,8 +86,14 @@ def page() -> Iterator[str]:
     yield "```"
     yield from _dead_letter()
     yield from _section("Release", RELEASE, Release)
-    yield from _section("Statistics: an item", STATISTICS, ItemStatistic)
+    yield ""
+    yield "## Statistics: an item"
+    yield STATISTICS
+    yield "```text"
+    yield from (item_records.__doc__ or "").strip().splitlines()
+    yield "```"
     yield from _section("Statistics: the marker of a version", "", VersionMarker)
+    yield from _section("Statistics: the recipe", STATISTICS_RECIPE, StatisticsRecipe)
     yield from _section("Session", SESSION, SessionState)
     yield from _section("Model manifest", MANIFEST, ModelManifest)
     yield from _section("Model manifest: a state tensor", "", StateTensor)
@@ -154,6 +164,11 @@ _JSON_WORDS = {
     "msgspec.Raw": "any JSON",
     "_Positive": "number above 0",
     "_Moment": "whole number",
+    "_NotNegative": "number from 0",
+    "_Share": "number from 0 to 1",
+    "_Count": "whole number from 1",
+    "StatisticsRecipe": "object, below",
+    "dict[_Digits, tuple[int, _Moment]]": "object of pairs of whole numbers",
     "dict[str, Any]": "object",
     "dict[str, str]": "object of texts",
     "dict[_Digits, int]": "object of whole numbers",

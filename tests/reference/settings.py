@@ -82,6 +82,7 @@ _WORDS = {
     "Path": "path",
     "Path | None": "path",
     "tuple[str, ...]": "list of words",
+    "tuple[PositiveFloat, ...]": "list of numbers above 0",
 }
 
 
@@ -111,4 +112,4 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -26,12 +26,12 @@ from stream_app.core.errors import (
 from stream_app.core.manifest import ModelManifest
 from stream_app.core.pipeline import ServingRules
 from stream_app.core.session import SessionState
-from stream_app.core.statistics_records import (
-    StatisticsFold,
-    decode_history,
-    decode_item,
-    decode_marker,
-)
+from stream_app.core.statistics import SessionClick
+from stream_app.core.statistics_counts import StatisticsCounts
+from stream_app.core.statistics_recipe import StatisticsRecipe
+from stream_app.core.statistics_records import StatisticsFold, decode_history, decode_marker
+from stream_app.core.statistics_table import StatisticsTable
+from stream_app.core.statistics_view import VersionTotals
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.bundle import _graph_problems
 from stream_app.files.click_files import is_sequences, iter_clicks, read_sequences, read_table
@@ -80,7 +80,14 @@ def decoders() -> dict[str, Decoder]:
         "clicks": 9,
         "items": 2,
         "published_at": 1_764_000_000_000,
+        "recipe": {"half_life_minutes": 60.0, "pair_weights": [0.7, 0.3]},
+        "began": 1,
+        "totals": [3.5, 1.0, 1.0, 1.0],
+        "follow_up_total": 1.0,
+        "follow_up_watermark": 1_764_000_000_000,
+        "sessions": {"0": [3, 1_764_000_000_000]},
     }
+    items = _item_records()
     release = {
         "model_version": "v1",
         "released_at": "2026-11-24T11:12:13Z",
@@ -106,9 +113,7 @@ def decoders() -> dict[str, Decoder]:
         "click": Decoder(decode_click, bad_record, (json.dumps(click).encode(),)),
         "state": Decoder(decode_state, (StateDecodeError,), _states()),
         "record": Decoder(_check_record, (StateDecodeError, ForeignRecordError), _states()),
-        "item-statistic": Decoder(
-            decode_item, bad_record, (b'{"version": 7, "count": 3.25, "time": 1396000000000}',)
-        ),
+        "item-statistic": Decoder(_read_item, bad_record, tuple(items.values())),
         "version-marker": Decoder(decode_marker, bad_record, (json.dumps(marker).encode(),)),
         "history": Decoder(
             decode_history, bad_record, (zlib.compress(json.dumps([marker, marker]).encode()),)
@@ -118,6 +123,7 @@ def decoders() -> dict[str, Decoder]:
             bad_record,
             (
                 b"item/a\n" + b'{"version": 7, "count": 3.25, "time": 1396000000000}',
+                b"item/b\n" + items["b"],
                 b"version/7\n" + json.dumps(marker).encode(),
                 b"history/1/7/1764000000000\n" + zlib.compress(json.dumps([marker]).encode()),
             ),
@@ -196,10 +202,37 @@ def _fold(data: bytes) -> None:
     fold = StatisticsFold()
     fold.take(key, value or None)
     fold.versions()
-    for count in fold.items.values():
-        count.key(60_000.0)
-    if fold.marker is not None and fold.marker.total is not None:
-        fold.marker.total.key(fold.marker.half_life_ms)
+    if fold.marker is not None and fold.marker.recipe is not None:
+        marker, recipe = fold.marker, fold.marker.recipe
+        totals = VersionTotals(
+            marker.version,
+            marker.watermark or 0,
+            marker.totals,
+            marker.follow_up_total,
+            marker.follow_up_watermark,
+        )
+        StatisticsTable(recipe).apply({}, totals).associated([["a"]], 5)
+
+
+def _item_records() -> dict[str, bytes]:
+    clicks = [
+        SessionClick(0, n, "s", item_id, 1_764_000_000_000 + n, True)
+        for n, item_id in enumerate("abc")
+    ]
+    records = StatisticsCounts(StatisticsRecipe()).fold(clicks, version=7)
+    return {item_id: value for item_id, value in records.items() if value is not None}
+
+
+def _read_item(data: bytes) -> None:
+    """An item's record as a reader takes it, beside good ones, and everything it would be asked for."""
+    fold = StatisticsFold()
+    fold.take(b"item/x", data)
+    totals = VersionTotals(7, 1_764_000_000_002, (3.0,) * 4, 2.0, 1_764_000_000_002)
+    table = StatisticsTable(StatisticsRecipe())
+    table.apply(dict(_item_records()), totals)
+    view = table.apply({"x": data}, totals)
+    view.top(5)
+    view.associated([["x"], ["a", "x"]], 5)
 
 
 def _graphs() -> tuple[bytes, ...]:

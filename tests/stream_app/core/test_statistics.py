@@ -1,6 +1,7 @@
 """Decayed popularity: what it counts, its order, its bounds, and that it is the same every time."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -15,19 +16,8 @@ from stream_app.core.statistics import (
     DecayedCounts,
     LocalPopularity,
     Ranking,
+    SessionClick,
     countable,
-)
-from stream_app.core.statistics_records import (
-    HistoryKey,
-    StatisticsFold,
-    VersionMarker,
-    decode_item,
-    decode_marker,
-    encode_history,
-    encode_item,
-    encode_marker,
-    item_key,
-    version_key,
 )
 
 HOUR_MS = 3_600_000
@@ -87,33 +77,6 @@ def test_ranking_stays_right_while_items_are_dropped(log):
         assert len(counts.items) <= 4
 
 
-@given(versions, st.data())
-def test_stopping_after_any_version_and_going_on_from_what_was_published_changes_no_bit(log, data):
-    stop = data.draw(st.integers(0, len(log)))
-    whole = DecayedCounts(HOUR_MS, 5)
-    for version in log:
-        whole.fold(version)
-
-    before = DecayedCounts(HOUR_MS, 5)
-    published: dict[str, bytes] = {}
-    for number, version in enumerate(log[:stop]):
-        for item_id, count in before.fold(version).items():
-            if count is None:
-                published.pop(item_id, None)
-            else:
-                published[item_id] = encode_item(number, count)
-    after = DecayedCounts(
-        HOUR_MS,
-        5,
-        items={item_id: decode_item(value) for item_id, value in published.items()},
-        total=before.total,
-        clicks=before.clicks,
-    )
-    for version in log[stop:]:
-        after.fold(version)
-    assert (after.items, after.total, after.clicks) == (whole.items, whole.total, whole.clicks)
-
-
 def test_scores_are_shares_of_all_decayed_clicks_with_five_digits():
     popularity = LocalPopularity(HOUR_MS, 100)
     log = [CountedClick("a", T0), CountedClick("b", T0), CountedClick("a", T0)]
@@ -163,121 +126,44 @@ def test_nothing_is_popular_before_the_first_click():
     assert LocalPopularity(HOUR_MS, 100).fold([]).top(5) == []
 
 
-def test_a_producer_whose_clock_runs_ahead_does_not_lift_its_items():
-    value = b'{"session_id":"s","item_id":"i","event_time":%d}' % (T0 + 20 * HOUR_MS)
-    click = countable(
-        value,
-        kafka_timestamp_ms=T0,
-        event_types=frozenset({"view_item"}),
-        ahead_ms_max=24 * HOUR_MS,
+def stored(fields: bytes = b"", *, value: bytes | None = None, time_ms: int = T0):
+    made = b'{"session_id":"s","item_id":"i","event_time":%d%s}' % (time_ms, fields)
+    return SimpleNamespace(
+        partition=3, offset=9, timestamp=T0, value=made if value is None else value
     )
-    assert click == CountedClick("i", T0)
+
+
+def counted(record: SimpleNamespace) -> SessionClick | None:
+    return countable(record, event_types=frozenset({"view_item"}), ahead_ms_max=24 * HOUR_MS)
+
+
+def test_a_producer_whose_clock_runs_ahead_does_not_lift_its_items():
+    assert counted(stored(time_ms=T0 + 20 * HOUR_MS)) == SessionClick(3, 9, "s", "i", T0, True)
+
+
+def test_a_message_without_a_timestamp_is_taken_at_its_word():
+    record = stored()
+    record.timestamp = -1
+    assert counted(record) == SessionClick(3, 9, "s", "i", T0, True)
 
 
 @pytest.mark.parametrize(
-    ("fields", "counted"),
+    ("fields", "expected"),
     [
-        (b'"consent":false', True),
-        (b'"event_type":"purchase"', False),
-        (b'"event_type":"erase"', False),
-        (b'"event_type":"view_item"', True),
+        (b"", SessionClick(3, 9, "s", "i", T0, True)),
+        (b',"event_type":"view_item"', SessionClick(3, 9, "s", "i", T0, True)),
+        (b',"event_type":"purchase"', None),
+        # Counted, for an item's count says nothing of a visitor; but the visitor is not followed.
+        (b',"consent":false', SessionClick(3, 9, "s", "i", T0, False)),
+        # Nothing to count, and the session is to be forgotten.
+        (b',"event_type":"erase"', SessionClick(3, 9, "s", None, T0, False)),
+        (b',"event_type":"purchase","consent":false', SessionClick(3, 9, "s", None, T0, False)),
     ],
 )
-def test_clicks_without_consent_count_and_other_event_types_do_not(fields, counted):
-    value = b'{"session_id":"s","item_id":"i","event_time":%d,%s}' % (T0, fields)
-    click = countable(
-        value,
-        kafka_timestamp_ms=T0,
-        event_types=frozenset({"view_item"}),
-        ahead_ms_max=0,
-    )
-    assert (click is not None) == counted
+def test_what_is_counted_and_who_may_be_followed(fields, expected):
+    assert counted(stored(fields)) == expected
 
 
 def test_an_unusable_click_is_a_bad_record():
     with pytest.raises(BadRecordError):
-        countable(b"{", kafka_timestamp_ms=T0, event_types=frozenset(), ahead_ms_max=0)
-
-
-@given(st.floats(min_value=5e-324, max_value=1e300), st.integers(0, 2**53), st.integers(0, 2**40))
-def test_an_items_record_comes_back_bit_for_bit(count, time_ms, version):
-    assert decode_item(encode_item(version, DecayedCount(count, time_ms))) == (count, time_ms)
-
-
-def marker_of(version: int) -> VersionMarker:
-    return VersionMarker(
-        version=version,
-        topic="clicks",
-        topic_id="00" * 16,
-        offsets={"0": 12, "3": 0},
-        watermark=T0,
-        half_life_minutes=60.0,
-        items_max=100,
-        total_count=1.1,
-        clicks=12,
-        items=5,
-        published_at=T0,
-    )
-
-
-def test_a_markers_record_comes_back():
-    marker = marker_of(3)
-    assert decode_marker(encode_marker(marker)) == marker
-    assert marker.total == DecayedCount(1.1, T0)
-    with pytest.raises(BadRecordError):
-        decode_marker(b"{}")
-
-
-def test_half_a_version_changes_nothing_until_its_marker_is_there():
-    fold = StatisticsFold()
-    count = DecayedCount(1.0, T0)
-    assert fold.take(item_key("a"), encode_item(1, count)) is None
-    assert fold.items == {}
-    assert fold.take(version_key(1), encode_marker(marker_of(1))) == {"a": count}
-    assert fold.items == {"a": count}
-    assert fold.take(item_key("a"), None) is None
-    assert fold.items == {"a": count}
-    assert fold.take(version_key(2), encode_marker(marker_of(2))) == {"a": None}
-    assert fold.items == {}
-    assert set(fold.markers) == {1, 2}
-    fold.take(version_key(1), None)
-    assert set(fold.markers) == {2}
-
-
-def test_old_markers_gathered_in_a_history_are_still_found():
-    fold = StatisticsFold()
-    for version in (1, 2, 3):
-        fold.take(version_key(version), encode_marker(marker_of(version)))
-    key, value = encode_history([marker_of(1), marker_of(2)])
-    fold.take(key, value)
-    for version in (1, 2):
-        fold.take(version_key(version), None)
-    assert fold.versions() == [marker_of(1), marker_of(2), marker_of(3)]
-    assert list(fold.histories) == [HistoryKey(1, 2, T0)]
-    assert fold.marker == marker_of(3)
-    fold.take(key, None)
-    assert fold.versions() == [marker_of(3)]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        (None, b"{}"),
-        (b"other", b"{}"),
-        (b"item/a", b"[]"),
-        (b"version/1", b"{}"),
-        (b"history/x", b""),
-    ],
-)
-def test_a_record_of_somebody_else_is_refused_and_changes_nothing(key, value):
-    fold = StatisticsFold()
-    with pytest.raises(BadRecordError):
-        fold.take(key, value)
-    fold.take(version_key(1), encode_marker(marker_of(1)))
-    assert fold.items == {}
-
-
-def test_no_item_id_can_be_mistaken_for_a_marker():
-    for item_id in ("version/1", "\x00version/1", "item/a", ""):
-        assert not item_key(item_id).startswith(b"version/")
-    assert item_key("1") != version_key(1)
+        counted(stored(value=b"{"))

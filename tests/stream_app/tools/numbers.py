@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ class Fixed:
 
     def top(self, k: int) -> list[ScoredItem]:
         return [ScoredItem(item, 0.1, rank) for rank, item in enumerate(ITEMS[:k], 1)]
+
+    def associated(self, sessions: Sequence[Sequence[str]], k: int) -> list[None]:
+        return [None] * len(sessions)
 
 
 def click(session: str, item: str, second: int, **more: Any) -> bytes:
