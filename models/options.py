@@ -42,6 +42,8 @@ class TrainingOptions:
     """Share of the training sessions, the newest, ranked after every epoch instead of learned; None: none."""
     patience: int | None = None
     """Epochs in a row that may be no better; None: any number."""
+    item2vec_start: bool = False
+    """Begin with item2vec's vectors instead of random ones."""
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
@@ -125,6 +127,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             threads=ours["threads"],
             validation_share=ours["validation_share"],
             patience=ours["patience"],
+            item2vec_start=ours["item2vec_start"],
         )
         return command(*args, options=options, **flags)
 
@@ -136,7 +139,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _OURS: Final = (
     "data", "out", "format", "columns", "test_share", "holdout_days", "event_types", "report",
-    "resume", "threads", "validation_share", "patience",
+    "resume", "threads", "validation_share", "patience", "item2vec_start",
 )  # fmt: skip
 _VALIDATION_HELP: Final = (
     "Rank the newest share of the training sessions after every epoch; the best is kept."
@@ -177,6 +180,7 @@ def _flags() -> list[Callable[..., Any]]:
             show_default=True,
             help="Kind of network.",
         ),
+        click.option("--item2vec-start", is_flag=True, help="Begin with item2vec's vectors."),
         click.option("--validation-share", type=float, help=_VALIDATION_HELP),
         click.option("--patience", type=click.IntRange(min=0), help=_PATIENCE_HELP),
         click.option(

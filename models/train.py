@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.architectures import learner, network
 from models.checkpoint import Checkpoint, TrainingRecord
@@ -52,6 +54,7 @@ def train(
     *,
     start: Checkpoint | None = None,
     reset_accumulators: bool = False,
+    item_vectors: NDArray[np.float32] | None = None,
     validation: SessionTable | None = None,
     patience: int | None = None,
     resume_directory: Path | None = None,
@@ -66,6 +69,8 @@ def train(
     start: warm start from these weights.  Its vocabulary must begin `vocabulary`, its network must be
     of the same shape; items it lacks get fresh rows.  Its optimiser's state goes on too (where it
     has one), unless `reset_accumulators`: steps are large again, and it adapts faster.
+    item_vectors: what the item table begins with from scratch, [n_items, units], of item2vec say; brought
+    to the size that random ones have.
     validation: ranked after every epoch; the best epoch's weights (Recall@20 + MRR@20) are what is
     returned.  patience: stop after so many epochs in a row that were no better; None: never.
     resume_directory: each finished epoch is saved there, and a later call with the same arguments
@@ -86,6 +91,8 @@ def train(
             "check the column mapping and the time range"
         )
     model = starting_network(config, vocabulary, start)
+    if item_vectors is not None and start is None:
+        _begin_with(model, item_vectors)
     teacher = learner(model, sessions, together)
     if start is not None and not reset_accumulators:
         teacher.load_optimiser_state(start.optimiser)
@@ -174,6 +181,20 @@ def starting_network(
             )
         weight[:n_rows].copy_(old)
     return model
+
+
+def _begin_with(model: SessionModel, vectors: NDArray[np.float32]) -> None:
+    """Rows of zeros (items that item2vec does not know) keep their random start."""
+    table = model.weights()["item_vectors"]
+    given = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+    if given.shape != table.shape:
+        raise ConfigurationError(
+            f"item vectors of shape {tuple(given.shape)} cannot start a table of {tuple(table.shape)}: "
+            "train them with as many numbers as the network has units"
+        )
+    known = given.any(dim=1)
+    scale = table.square().mean().sqrt() / given[known].square().mean().sqrt().clamp(min=1e-12)
+    table[known] = given[known] * scale
 
 
 def _checkpoint(teacher: Learner, vocabulary: ItemVocabulary, record: TrainingRecord) -> Checkpoint:

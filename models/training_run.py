@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from models.checkpoint import CURVES, Checkpoint, save_checkpoint
+from models.config import Item2VecConfig
 from models.curves import learning_curves
 from models.evaluate import evaluate_checkpoint
+from models.item2vec import train_item2vec
 from models.options import TrainingOptions
 from models.progress_view import show_progress
 from models.together import Together, joined
@@ -122,6 +126,7 @@ def _train(
             learned,
             data.vocabulary,
             options.config,
+            item_vectors=_item_vectors(options, learned, data),
             validation=validation,
             patience=options.patience,
             resume_directory=options.resume_directory,
@@ -155,6 +160,16 @@ def load_training_data(options: TrainingOptions) -> TrainingData:
     sessions = sessions_of_clicks(clicks, vocabulary, limits=options.limits)
     train_part, test_part = sessions.split_at(cut_ms)
     return TrainingData(vocabulary, train_part, test_part.at_least(2), has_clock=True)
+
+
+def _item_vectors(
+    options: TrainingOptions, learned: SessionTable, data: TrainingData
+) -> NDArray[np.float32] | None:
+    if not options.item2vec_start:
+        return None
+    units = int(getattr(options.config, "units"))  # noqa: B009 - every network has them
+    item2vec = Item2VecConfig(dim=units, seed=options.config.seed)
+    return train_item2vec(learned, len(data.vocabulary), item2vec, threads=options.threads)
 
 
 def _divide(

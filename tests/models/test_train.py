@@ -282,3 +282,21 @@ def test_the_cosine_gru_starts_warm_from_its_own_kind_only() -> None:
     assert second.checkpoint.weights["item_vectors"].shape == (21, 16)
     with pytest.raises(ConfigurationError, match="another shape"):
         train(random_sessions(20, 20), vocabulary(20), SMALL, start=first)
+
+
+@pytest.mark.parametrize("config", [SMALL, COSINE])
+def test_item_vectors_start_the_table_at_the_size_of_random_ones(config: ModelConfig) -> None:
+    """With steps of next to nothing the table stays where it began."""
+    given = np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32) * 100
+    given[3] = 0
+    still = config.changed(epochs=1, learning_rate=1e-9)
+    sessions = random_sessions(40, 20)
+    plain = train(sessions, vocabulary(20), still).checkpoint.weights["item_vectors"]
+    started = train(sessions, vocabulary(20), still, item_vectors=given)
+    table_ = started.checkpoint.weights["item_vectors"]
+    assert torch.allclose(table_[3], plain[3], atol=1e-5), "nothing is known of it"
+    cosines = torch.nn.functional.cosine_similarity(table_, torch.from_numpy(given))
+    assert cosines[torch.arange(20) != 3].min() > 0.9999
+    assert table_.square().mean().item() == pytest.approx(plain.square().mean().item(), rel=0.1)
+    with pytest.raises(ConfigurationError, match="as many numbers"):
+        train(sessions, vocabulary(20), still, item_vectors=given[:, :8])
