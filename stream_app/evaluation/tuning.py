@@ -56,9 +56,8 @@ def validation_part(
 ) -> tuple[SessionTable, NextClicks]:
     """The end of the training part as a test of its own, and everything before it as its past.
 
-    At most `targets` next clicks, and at most a tenth of the sessions.  The past reaches up to the first
-    of them: with a gap of some days between, diginetica's figures were .013 lower and favoured other
-    parameters.
+    At most `targets` next clicks, and at most a tenth of the sessions.  The past reaches up to the first of
+    them: 4 % of the sessions left out between cost session-kNN .013 of Recall@20 on diginetica.
     """
     sessions = train.at_least(2)
     earliest = int(sessions.n_sessions * (1 - SHARE_MAX))
