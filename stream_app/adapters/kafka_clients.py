@@ -50,12 +50,26 @@ def python_client_options(kafka: KafkaConnection) -> dict[str, Any]:
 
     Raises `ConfigurationError` if a certificate file cannot be used or a SASL user is missing.
     """
+    quicken_kafka_python()
     return {
         **_common_options(kafka),
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
         "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
         "kafka_client": _tidy_client(),
     }
+
+
+@cache
+def quicken_kafka_python() -> None:
+    """Let kafka-python compute checksums in C, as aiokafka does.
+
+    Its own CRC-32C is Python, 0.4 us a byte: half a millisecond for each item of the statistics, on either
+    side, and a third of what it takes to read a click.
+    """
+    from aiokafka.record.util import calc_crc32c  # noqa: PLC0415 - whoever asks imports kafka anyway
+    from kafka.record import default_records  # noqa: PLC0415
+
+    default_records.calc_crc32c = calc_crc32c
 
 
 @cache

@@ -32,6 +32,7 @@ class StatisticsReader:
         """ranked: the longest list that will be asked of a view."""
         self._kafka, self._topic, self._ranked = kafka, topic, ranked
         self._view: StatisticsView = NOTHING_KNOWN
+        self._published_at: int | None = None
         self._changed_at = time.monotonic()
         self._stop = threading.Event()
         self._caught_up = threading.Event()
@@ -53,6 +54,11 @@ class StatisticsReader:
         Cheap: call it for every batch, and use one view for a whole batch.
         """
         return self._view
+
+    @property
+    def published_at(self) -> int | None:
+        """When the version of the view was published (the aggregator's clock, ms since the epoch)."""
+        return self._published_at
 
     @property
     def is_caught_up(self) -> bool:
@@ -112,6 +118,7 @@ class StatisticsReader:
             table = StatisticsTable(marker.recipe, began=marker.began, ranked=self._ranked)
         refused = table.refused
         self._view = table.apply(changes, totals_of(marker))
+        self._published_at = marker.published_at
         self._changed_at = time.monotonic()
         if table.refused > refused:
             log.warning("statistics_records_refused", records=table.refused - refused)

@@ -21,6 +21,7 @@ from tests.benchmarks import (
     restore,
     scoring,
     sizing,
+    stream_statistics,
 )
 from tests.benchmarks.bed import Bed
 from tests.benchmarks.figures import Figure
@@ -50,20 +51,27 @@ PARTS: Final[dict[str, Part]] = {
     "scoring": scoring_figures,
 }
 SIZING: Final = "sizing"
+MORE: Final[dict[str, Part]] = {"statistics": stream_statistics.figures}
+"""Parts that run where they are asked for only: minutes that say nothing of a worker."""
 
 
 @click.command()
-@click.option("--only", default=",".join(PARTS), show_default=True, help=f"Parts; also {SIZING}.")
+@click.option(
+    "--only",
+    default=",".join(PARTS),
+    show_default=True,
+    help=f"Parts; also {', '.join(MORE)}, {SIZING}.",
+)
 @click.option("--short", is_flag=True, help="A look at whether it runs; its figures say nothing.")
 @click.option("--out", type=click.Path(path_type=Path), default="build/bench.json")
 @click.option("--sizing-out", type=click.Path(path_type=Path), default="build/sizing.json")
 def main(only: str, short: bool, out: Path, sizing_out: Path) -> None:
     """Measure, print a table, write it as JSON."""
     names = only.split(",")
-    unknown = sorted(set(names) - PARTS.keys() - {SIZING})
+    unknown = sorted(set(names) - PARTS.keys() - MORE.keys() - {SIZING})
     if unknown:
         raise click.UsageError(
-            f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}, {SIZING}"
+            f"no such part: {', '.join(unknown)}; there are {', '.join((*PARTS, *MORE))}, {SIZING}"
         )
     set_up_logging("warning", process="bench")
     with (
@@ -76,7 +84,7 @@ def main(only: str, short: bool, out: Path, sizing_out: Path) -> None:
         figures: list[Figure] = []
         for name in names:
             if name != SIZING:
-                for figure in PARTS[name](bed, known):
+                for figure in (PARTS | MORE)[name](bed, known):
                     click.echo(report.line(figure))
                     figures.append(figure)
                 report.write(out, figures, measured_on)

@@ -10,9 +10,13 @@ import threading
 import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.record import util as aiokafka_records
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError
+from kafka.record import default_records
+from kafka.record import util as kafka_records
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from stream_app.adapters import kafka_clients
 from stream_app.adapters.kafka_clients import (
@@ -181,3 +185,23 @@ def test_asking_in_vain_leaves_no_thread_and_no_socket_behind(monkeypatch):
         after = ask()
     assert after[0] <= before[0]
     assert after[1] <= before[1] + 3  # collected a little later, or belonging to another test
+
+
+def test_kafka_pythons_checksums_are_computed_in_c_and_right():
+    """RFC 3720, section B.4; kafka-python gives views of a buffer."""
+    python_client_options(KafkaSettings())
+    for data in (b"123456789", bytearray(b"123456789"), memoryview(bytearray(b"-123456789"))[1:]):
+        assert default_records.calc_crc32c(data) == 0xE3069283
+    assert default_records.calc_crc32c(bytes(32)) == 0x8A9136AA
+    assert default_records.calc_crc32c is aiokafka_records.calc_crc32c
+    assert aiokafka_records.calc_crc32c is not aiokafka_records.calc_crc32c_py
+
+
+def test_a_batch_of_kafka_python_is_what_it_was_with_its_own_checksum():
+    python_client_options(KafkaSettings())
+    builder = MemoryRecordsBuilder(2, 0, 10_000)
+    builder.append(timestamp=1, key=b"item/a", value=b"\x02" * 1_000, headers=[])
+    builder.close()
+    batch = MemoryRecords(builder.buffer()).next_batch()
+    assert batch.validate_crc()
+    assert kafka_records.crc32c_py(memoryview(builder.buffer())[21:]) == batch.crc
