@@ -242,7 +242,11 @@ def _read(plan: FileEvaluation, bundles: Sequence[LoadedBundle], settings: Setti
     table = read_table(plan.data, format=plan.file_format, columns=plan.columns)
     vocabulary = vocabulary_of_clicks(table, known)
     sessions = sessions_of_clicks(table, vocabulary, limits=settings.session)
-    train, test = sessions.split_newest(plan.test_share)
+    long_enough = sessions.at_least(2)
+    if long_enough.n_sessions == 0:
+        raise ClickFileError(f"{plan.data} has no session of two clicks: nothing to judge on")
+    # Cut where `nextclick train` cuts, or its model would have seen the first of the test.
+    train, test = sessions.split_at(long_enough.start_of_newest(plan.test_share))
     return _Data(vocabulary, train, all_next_clicks(test), sessions)
 
 

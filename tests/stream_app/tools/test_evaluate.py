@@ -103,6 +103,22 @@ def test_a_click_log_has_a_clock_and_so_recent_popularity(files: Path, tmp_path:
     assert report["parameters"]["recent-popularity"]["half_life_minutes"] > 0
 
 
+def test_a_click_log_is_cut_where_train_cuts_it(tmp_path: Path) -> None:
+    """The newest half of the sessions that have a next click; sessions of one click do not move the cut."""
+    lengths = [2, 3, 1, 1, 1, 1, 1, 4, 2]
+    rows = [(str(s), str(i), s, i) for s, n in enumerate(lengths) for i in range(n)]
+    clicks = {
+        "session_id": [session for session, _, _, _ in rows],
+        "item_id": [item for _, item, _, _ in rows],
+        "event_time_ms": [1_700_000_000_000 + 60_000 * s + i for _, _, s, i in rows],
+    }
+    pq.write_table(pa.table(clicks), tmp_path / "clicks.parquet")
+    data = ("--data", tmp_path / "clicks.parquet", "--test-share", 0.5)
+    report = report_of(tmp_path, *data, "--rankers", "popularity")
+    assert report["targets"] == 3 + 1
+    assert report["models"][0]["cold_targets"] == 1, "item 3 is in the last but one session alone"
+
+
 def test_a_click_log_as_a_stream_goes_through_the_bundle_as_a_worker_would(
     files: Path, tmp_path: Path
 ) -> None:
