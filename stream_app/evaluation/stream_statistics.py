@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stream_app.core.records import ScoredItem
-from stream_app.core.statistics import CountedClick, LocalPopularity, PopularityView
+from stream_app.core.statistics import (
+    CountedClick,
+    LocalPopularity,
+    PopularityView,
+    SessionClick,
+)
+from stream_app.core.statistics_recipe import StatisticsRecipe
+from stream_app.core.statistics_table import LocalStatistics
 
 
 @dataclass(slots=True)
@@ -54,6 +61,27 @@ class RecentPopularity:
     def learn(self, clicks: Sequence[LoggedClick], *, version: int) -> StatisticsAtVersion:
         counted = [CountedClick(click.item_id, click.timestamp) for click in clicks]
         return _PopularityAlone(self._popularity.fold(counted, version=version))
+
+
+class CoOccurrence:
+    """All of the aggregator's statistics: what follows what, mixed with what is popular."""
+
+    def __init__(self, recipe: StatisticsRecipe) -> None:
+        self._local = LocalStatistics(recipe)
+
+    def learn(self, clicks: Sequence[LoggedClick], *, version: int) -> StatisticsAtVersion:
+        counted = [
+            SessionClick(
+                click.partition,
+                click.offset,
+                click.session_id,
+                click.item_id,
+                click.timestamp,
+                True,
+            )
+            for click in clicks
+        ]
+        return self._local.fold(counted, version=version)
 
 
 class _PopularityAlone:

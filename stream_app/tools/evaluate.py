@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from stream_app.evaluation.sessions import (
     sessions_of_sequences,
     vocabulary_of_clicks,
 )
-from stream_app.evaluation.stream_statistics import RecentPopularity
+from stream_app.evaluation.stream_statistics import (
+    CoOccurrence,
+    RecentPopularity,
+    StatisticsMaker,
+)
 from stream_app.files.click_files import is_sequences, read_sequences, read_table
 from stream_app.files.registry import Registry
-from stream_app.settings import Settings, serving_rules
+from stream_app.settings import Settings, serving_rules, statistics_recipe
 from stream_app.tools.line_up import RANKERS, LineUp, LoadedBundle, load_bundles
 from stream_app.tools.stream_check import StreamCheck, check_stream
 
@@ -161,7 +166,7 @@ class StreamEvaluation:
 def evaluate_prequential(
     plan: StreamEvaluation, settings: Settings, *, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Recent popularity and every bundle on a click log in order of time, as a report.
+    """Recent popularity, co-occurrence and every bundle on a click log in order of time, as a report.
 
     Raises `BundleError`, `ClickFileError`.
     """
@@ -176,16 +181,18 @@ def evaluate_prequential(
         raise ClickFileError(
             f"{plan.data} has no session of two clicks in this range: nothing to judge on"
         )
-    # A click that no model can answer is answered by the first of the popularities.
-    line_up: list[tuple[str, float, Scorer | None]] = [
-        (f"recent-popularity {minutes:g} min", minutes, None) for minutes in plan.half_lives_minutes
+    # A click that no model can answer is answered from the statistics, as on the stream.
+    co_occurrence = partial(CoOccurrence, statistics_recipe(settings))
+    line_up: list[tuple[str, StatisticsMaker, Scorer | None]] = [
+        (f"recent-popularity {minutes:g} min", partial(RecentPopularity, minutes * 60_000), None)
+        for minutes in plan.half_lives_minutes
     ]
-    line_up += [(bundle.name, plan.half_lives_minutes[0], bundle.scorer) for bundle in bundles]
+    line_up.append(("co-occurrence", co_occurrence, None))
+    line_up += [(bundle.name, co_occurrence, bundle.scorer) for bundle in bundles]
     rows = []
-    for name, minutes, scorer in line_up:
-        statistics_now = RecentPopularity(minutes * 60_000)
+    for name, make, scorer in line_up:
         row = prequential(
-            stream, statistics_now, scorer, rules, name=name, version_seconds=plan.version_seconds
+            stream, make(), scorer, rules, name=name, version_seconds=plan.version_seconds
         )
         rows.append(row)
         say(f"{name}: R@20 {row.quality.recall_20:.4f}, MRR@20 {row.quality.mrr_20:.4f}")

@@ -12,6 +12,7 @@ from stream_app.core.pipeline import ServingRules
 from stream_app.core.records import Click, ItemId, ScoredItem
 from stream_app.core.session import SessionLimits, SessionState, advance
 from stream_app.core.statistics import CountedClick, LocalPopularity
+from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.evaluation import prequential as module
 from stream_app.evaluation.prequential import (
     ClickStream,
@@ -20,6 +21,7 @@ from stream_app.evaluation.prequential import (
     rank_in_list,
 )
 from stream_app.evaluation.stream_statistics import (
+    CoOccurrence,
     LoggedClick,
     RecentPopularity,
     StatisticsAtVersion,
@@ -202,3 +204,16 @@ def test_every_click_is_learned_once_in_order_and_versions_rise(
     assert learned == list(range(100))
     assert versions == list(range(1, len(versions) + 1))
     assert int(np.flatnonzero(log.answered())[0]) > 3, "some of it was past"
+
+
+def test_co_occurrence_finds_what_popularity_cannot() -> None:
+    """Thirty pairs of items, each clicked as often as any other: only what follows what tells the next one."""
+    clicks: list[Row] = []
+    for n in range(240):
+        pair = 7 * n % 30
+        clicks += [(f"s{n}", f"first-{pair}", 20 * n), (f"s{n}", f"second-{pair}", 20 * n + 11)]
+    log = stream(clicks, start=20 * 120)
+    statistics = CoOccurrence(StatisticsRecipe())
+    found = prequential(log, statistics, None, RULES, name="co-occurrence", version_seconds=10)
+    assert found.quality.mrr_20 > 0.99
+    assert of_popularity(log).quality.mrr_20 < 0.2

@@ -127,7 +127,8 @@ def test_a_click_log_as_a_stream_goes_through_the_bundle_as_a_worker_would(
         *("--data", files / "clicks.parquet", "--protocol", "prequential"),
         *("--from", "2023-11-15", "--bundle", files / "seed-0", "--half-life-minutes", 30),
     )
-    assert [m["name"] for m in report["models"]] == ["recent-popularity 30 min", "gru4rec"]
+    names = [model["name"] for model in report["models"]]
+    assert names == ["recent-popularity 30 min", "co-occurrence", "gru4rec"]
     assert report["from_ms"] >= 1_700_006_400_000
     for model in report["models"]:
         assert model["targets"] == report["targets"] == sum(a["targets"] for a in model["by_age"])
