@@ -165,7 +165,7 @@ class StatisticsSettings(Group):
     items_max: int = Field(default=1_000_000, ge=100, le=2**27)
     """Items counted at most; the least popular are dropped first."""
     sessions_max: int = Field(default=200_000, ge=1)
-    """Sessions whose last items are remembered, shared out among the partitions; about 0.5 kB each."""
+    """Sessions whose last items are remembered, shared out among the partitions; about 0.6 kB each."""
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> Self:

@@ -332,6 +332,12 @@ class StatisticsInstruments:
             "Item records published: what readers must take in.",
             registry=registry,
         )
+        self.bytes = Counter(
+            "nextclick_statistics_bytes",
+            "Bytes of item records published. Too many for network or workers: raise "
+            "statistics.publish_seconds, or lower statistics.neighbours_max.",
+            registry=registry,
+        )
         self.clicks = Counter(
             "nextclick_statistics_clicks",
             "Clicks read, by outcome: counted, ignored_event_type, unusable.",
@@ -358,6 +364,12 @@ class StatisticsInstruments:
         self.items = Gauge(
             "nextclick_statistics_items",
             "Items counted. At statistics.items_max the least popular are dropped.",
+            registry=registry,
+        )
+        self.sessions = Gauge(
+            "nextclick_statistics_sessions",
+            "Sessions whose last items are remembered. At statistics.sessions_max the longest untouched are "
+            "forgotten, and what follows them is not learned: raise it.",
             registry=registry,
         )
         self.publish_duration = Histogram(

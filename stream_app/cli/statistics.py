@@ -13,12 +13,12 @@ from stream_app.settings import Settings
 @click.command()
 @with_settings("kafka.bootstrap_servers", "metrics.port", "metrics.host")
 def statistics(settings: Settings) -> None:
-    """Learn from every click what is popular, and publish it for the workers (run exactly one).
+    """Learn from every click what is popular and what follows what, for the workers to read (run exactly one).
 
     \b
     Example:
       nextclick statistics --bootstrap-servers kafka:9092 --metrics-port 9103
-      nextclick statistics --set statistics.half_life_minutes=30
+      nextclick statistics --set statistics.publish_seconds=5 --set statistics.pair_half_lives_minutes=10,240
     """
     set_up_logging(settings.log_level, process="statistics")
     from stream_app.adapters import http_endpoints  # noqa: PLC0415 - keeps --help quick

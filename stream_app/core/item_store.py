@@ -36,7 +36,7 @@ class _Undo:
 
 
 class ItemStore:
-    """Items by number.  keys: log2(count) + time / half-life, [n_numbers, popularities, then follow-ups];
+    """Items by number.  keys: log2(count) + time / half-life, [popularities, then follow-ups; n_numbers];
     -inf where nothing was counted: the order of two items is that of their keys, whenever it is asked."""
 
     def __init__(self, recipe: StatisticsRecipe) -> None:
@@ -49,7 +49,7 @@ class ItemStore:
         self.ids: list[str] = []
         self.records: list[bytes] = []
         self.since: Ints = np.zeros(0, dtype=np.int64)
-        self.keys: Floats = np.zeros((0, len(half_lives_ms)))
+        self.keys: Floats = np.zeros((len(half_lives_ms), 0))
         self.scratch: list[Floats] = []
         """Zeroed arrays as long as `since`, for whoever sums by number; put back zeroed."""
         self._snapshots: list[weakref.ref[Snapshot]] = []
@@ -88,24 +88,24 @@ class ItemStore:
             del self.number_of[item_id]
             self.records[number] = b""
         self.since[freed] = NOBODY
-        self.keys[freed] = -np.inf
+        self.keys[:, freed] = -np.inf
         self._grow(int(numbers.max(initial=-1)) + 1)
         for at, (item_id, number) in zip(good.tolist(), kept.items(), strict=True):
             self.number_of[item_id] = number
             self.ids[number] = item_id
             self.records[number] = values[at]
         self.since[numbers] = heads["since"]
-        self.keys[numbers] = self._keys_of(heads)
+        self.keys[:, numbers] = self._keys_of(heads)
         gone = freed[~np.isin(freed, numbers)]
         return np.unique(numbers), gone, int(len(values) - read.good.sum())
 
     def _keys_of(self, heads: NDArray[Any]) -> Floats:
-        counts = np.column_stack([heads["counts"], heads["follow_ups"]])
+        counts = np.vstack([heads["counts"].T, heads["follow_ups"]])
         times = np.empty(counts.shape)
-        times[:, :-1] = heads["time_ms"][:, None]
-        times[:, -1] = heads["follow_up_time_ms"]
+        times[:-1] = heads["time_ms"]
+        times[-1] = heads["follow_up_time_ms"]
         with np.errstate(divide="ignore"):
-            keys: Floats = np.log2(counts) + times / self._half_lives_ms
+            keys: Floats = np.log2(counts) + times / self._half_lives_ms[:, None]
         return keys
 
     def _grow(self, size: int) -> None:
@@ -116,8 +116,8 @@ class ItemStore:
             room = max(1024, size, len(self.since) * 3 // 2)
             since = np.full(room, NOBODY, dtype=np.int64)
             since[: len(self.since)] = self.since
-            keys = np.full((room, self.keys.shape[1]), -np.inf)
-            keys[: len(self.keys)] = self.keys
+            keys = np.full((len(self.keys), room), -np.inf)
+            keys[:, : self.keys.shape[1]] = self.keys
             self.since, self.keys, self.scratch = since, keys, []
 
     def _remember(self, numbers: Ints, changes: Mapping[str, bytes | None]) -> None:
@@ -128,7 +128,7 @@ class ItemStore:
             return
         there = numbers[numbers < len(self.ids)]
         known = there.tolist()
-        arrays = (there, self.since[there], self.keys[there])
+        arrays = (there, self.since[there], self.keys[:, there])
         number_of = {item_id: self.number_of.get(item_id) for item_id in changes}
         records = {number: self.records[number] for number in known}
         ids = {number: self.ids[number] for number in known}
@@ -191,14 +191,24 @@ class Snapshot:
                 found[hit] = since[at[hit]]
         return found
 
-    def keys(self, numbers: Ints, popularity: int | slice = slice(None)) -> Floats:
-        """[n, n_popularities + 1], or one column of it."""
-        found: Floats = self.store.keys[numbers, popularity]
+    def keys(self, numbers: Ints) -> Floats:
+        """[n_popularities + 1, n]."""
+        found: Floats = self.store.keys.take(numbers, axis=1)
         undo = self.undo
         if undo is not None:
             for changed, _, keys in reversed(undo.arrays):
                 at, hit = _found_in(changed, numbers)
-                found[hit] = keys[at[hit], popularity]
+                found[:, hit] = keys[:, at[hit]]
+        return found
+
+    def keys_of(self, popularity: int, numbers: Ints) -> Floats:
+        """One row of `keys`: [n]."""
+        found: Floats = self.store.keys[popularity].take(numbers)
+        undo = self.undo
+        if undo is not None:
+            for changed, _, keys in reversed(undo.arrays):
+                at, hit = _found_in(changed, numbers)
+                found[hit] = keys[popularity, at[hit]]
         return found
 
 

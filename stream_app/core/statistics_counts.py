@@ -117,7 +117,10 @@ class StatisticsCounts:
                 number = self._new_number(item_id)
             numbers.append(number)
             times_ms.append(time_ms)
-            before = follow(partition, offset, session_id, item_id, time_ms) if remembered else ()
+            if not remembered:
+                continue
+            # One string per item, not one per click: sessions keep it.
+            before = follow(partition, offset, session_id, self._ids[number], time_ms)
             if not before:
                 continue
             follow_ups.append(len(numbers) - 1)
@@ -142,6 +145,13 @@ class StatisticsCounts:
         records: Records = self._records(changed)
         records.update(dict.fromkeys(dropped))
         return records
+
+    def remember(self, click: SessionClick) -> None:
+        """Follow a click that is counted already: see `RecentSessions.resume`."""
+        number = self.number_of.get(click.item_id or "")
+        if number is not None:
+            click = click._replace(item_id=self._ids[number])
+        self.sessions.take(click)
 
     def _new_number(self, item_id: str) -> int:
         if self._free:

@@ -60,7 +60,7 @@ class _Ranking:
         """Best first, ties by item id; never changed in place."""
 
     def update(self, changed: Ints, freed: Ints) -> None:
-        keys = self._store.keys[:, self._popularity]
+        keys = self._store.keys[self._popularity]
         if np.isin(self.numbers, freed).any():
             numbers = np.flatnonzero(keys > -np.inf)
         else:

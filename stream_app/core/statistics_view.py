@@ -104,7 +104,7 @@ class StatisticsView:
         made = self._lists.get(k)
         if made is None:
             numbers = self._popular[:k]
-            keys = self._snapshot.keys(numbers, 0)
+            keys = self._snapshot.keys_of(0, numbers)
             scores = round_significant(np.exp2(keys - self._total_keys[0])).tolist()
             ids = self._snapshot.ids(numbers.tolist())
             made = list(map(ScoredItem, ids, scores, range(1, len(ids) + 1)))
@@ -120,14 +120,14 @@ class StatisticsView:
 
     def follow_up_shares(self, numbers: Ints) -> Floats:
         """P(j): share of all decayed follow-up clicks, [n]."""
-        keys = self._snapshot.keys(numbers, -1)
+        keys = self._snapshot.keys_of(-1, numbers)
         shares: Floats = np.exp2(keys - self._follow_up_key)
         return shares
 
     def log_popularities(self, numbers: Ints) -> Floats:
         """Natural logarithm of the share of all decayed clicks at each half-life (the plain one first), then
         of the follow-up clicks: [n, n_popularities + 1].  -inf: not counted."""
-        keys = self._snapshot.keys(numbers)
+        keys = self._snapshot.keys(numbers).T
         keys[:, :-1] -= self._total_keys
         keys[:, -1] -= self._follow_up_key
         keys *= math.log(2)
@@ -221,16 +221,18 @@ class StatisticsView:
             scored = self.scored(recent, k)
             lists.append(None if scored is None else self._best(scored[0], scored[1], k))
         flat = [-score for best in lists if best is not None for score, _ in best]
-        rounded = iter(round_significant(np.array(flat, dtype=np.float64)).tolist())
-        return [
-            None
-            if best is None
-            else [
-                ScoredItem(item_id, next(rounded), rank)
-                for rank, (_, item_id) in enumerate(best, 1)
-            ]
-            for best in lists
-        ]
+        rounded = round_significant(np.array(flat, dtype=np.float64)).tolist()
+        made: list[list[ScoredItem] | None] = []
+        begin, ranks = 0, range(1, k + 1)
+        for best in lists:
+            if best is None:
+                made.append(None)
+                continue
+            end = begin + len(best)
+            ids = [item_id for _, item_id in best]
+            made.append(list(map(ScoredItem, ids, rounded[begin:end], ranks)))
+            begin = end
+        return made
 
     def _best(self, numbers: Ints, scores: Floats, k: int) -> list[tuple[float, str]]:
         """(-score, item id), best first."""

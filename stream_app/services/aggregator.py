@@ -260,7 +260,7 @@ class Aggregator:
         except BadRecordError:
             return
         if click is not None:
-            self._counts.sessions.take(click)
+            self._counts.remember(click)
 
     def _countable(self, record: Any) -> SessionClick | None:
         return countable(record, event_types=self._event_types, ahead_ms_max=self._ahead_ms_max)
@@ -344,7 +344,7 @@ class Aggregator:
         self._stale.clear()
         self._published_at = time.monotonic()
         self._markers.append(marker)
-        self._show_published(marker, len(changes), time.perf_counter() - began)
+        self._show_published(marker, changes, time.perf_counter() - began)
 
     def _send(self, marker: VersionMarker, changes: Records) -> None:
         topic, send = self._settings.topics.statistics, self._producer.send
@@ -405,12 +405,14 @@ class Aggregator:
                 "start the aggregator again (popularity starts afresh)"
             )
 
-    def _show_published(self, marker: VersionMarker, records: int, seconds: float) -> None:
+    def _show_published(self, marker: VersionMarker, changes: Records, seconds: float) -> None:
         shown = self._instruments
         shown.version.set(marker.version)
         shown.published.inc()
-        shown.records.inc(records)
+        shown.records.inc(len(changes))
+        shown.bytes.inc(sum(len(value) for value in changes.values() if value is not None))
         shown.items.set(marker.items)
+        shown.sessions.set(len(self._counts.sessions))
         shown.publish_duration.observe(seconds)
         if marker.watermark is not None:
             shown.watermark.set(marker.watermark / 1000)

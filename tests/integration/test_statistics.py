@@ -495,6 +495,10 @@ def test_its_metrics_and_readiness_are_served(kafka, topics, producer, tmp_path)
         ]
         assert sum(counts) == 300
         assert min(counts) > 0
+        assert metrics["nextclick_statistics_sessions"] > 0
+        written = metrics["nextclick_statistics_bytes_total"]
+        records = metrics["nextclick_statistics_records_total"]
+        assert 92 * records * 0.5 < written <= (92 + 5 * 12) * records
         assert process.terminate() == 0
 
 

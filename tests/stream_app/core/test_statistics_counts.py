@@ -113,7 +113,7 @@ def test_stopping_after_any_version_and_going_on_from_what_was_published_changes
         after.sessions.resume(partition, anchor)
     for click in sorted(click for version in versions[:stop] for click in version):
         if click.partition in anchors and click.offset >= anchors[click.partition].offset:
-            after.sessions.take(click)
+            after.remember(click)
     assert after.records() == whole.records() == published
     for number, version in enumerate(versions[stop:], stop + 1):
         assert after.fold(version, version=number) == whole.fold(version, version=number)
