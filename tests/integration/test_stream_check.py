@@ -100,6 +100,14 @@ def test_every_answer_is_the_same_when_computed_anew(
         for record in read_topic(settings.kafka.bootstrap_servers, topics.recommendations)
     }
     assert fallbacks == {None, "no_model", "unknown_item", "no_consent"}
+    by_version: dict[int, set[tuple[str, ...]]] = {}
+    for record in read_topic(settings.kafka.bootstrap_servers, topics.recommendations):
+        answer = json.loads(record.value)
+        if answer["fallback"] == "no_model" and answer["statistics_version"] is not None:
+            items = tuple(item["item_id"] for item in answer["items"])
+            by_version.setdefault(answer["statistics_version"], set()).add(items)
+    # Not one list for everybody: what follows the session's own items.
+    assert max(map(len, by_version.values())) > 20
     assert len(check.judgements) == 3
     for version, judgement in check.judgements.items():
         label = f'{{model_version="{version}"}}'
