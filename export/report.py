@@ -9,6 +9,7 @@ import msgspec
 from export.artifact import TrainingFacts
 from export.gate import Verdict
 from export.parity import ParityReport
+from export.second_stage import SecondStageReport
 from stream_app.core.metrics import RankingQuality
 
 
@@ -31,6 +32,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     events_per_second: float
     parity: ParityReport
     step_seconds: dict[str, float]
+    second_stage: SecondStageReport | None = None
 
 
 def markdown(report: RunReport) -> str:
@@ -53,8 +55,21 @@ Ranked against the whole catalogue at {_targets(report.quality):,} next clicks o
 - {training.epochs} epochs in {training.seconds:.1f} s, {report.events_per_second:,.0f} next clicks/s; loss {_losses(report.epoch_losses)}
 - {report.n_items:,} items, {report.new_items:,} new, {report.retired_items:,} retired (no click in the window)
 - torch against ONNX Runtime: state {report.parity.step:.1e} after a step, {report.parity.chain:.1e} after 30, score {report.parity.score:.1e} (relative), {report.parity.recall:.4f} of the best 20 listed
+- {_second_stage(report.second_stage)}
 - {steps}
 """
+
+
+def _second_stage(found: SecondStageReport | None) -> str:
+    if found is None:
+        return "one stage"
+    one, two = found.one_stage, found.two_stages
+    verdict = "in the bundle" if found.is_better else "left out, for it is no better"
+    return (
+        f"second stage: Recall@20 {one.recall_20:.4f} -> {two.recall_20:.4f}, MRR@20 {one.mrr_20:.4f} -> "
+        f"{two.mrr_20:.4f} on the newest {one.targets:,} of {found.lists:,} next clicks, "
+        f"{found.candidates_share:.1%} of them among its candidates; {verdict}"
+    )
 
 
 def plot(epoch_losses: Sequence[float], quality: Mapping[str, RankingQuality]) -> bytes:

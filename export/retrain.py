@@ -39,6 +39,7 @@ from export.gate import TARGETS_MIN, Contender, Verdict, allowed_loss, judge
 from export.parity import ParityReport, check_parity
 from export.plan import LiveModel, Plan, Say, find_live_model, plan_refit, plan_training
 from export.report import RunReport, markdown, plot
+from export.second_stage import SecondStageOutcome, SecondStageReport, make_second_stage
 from export.window import Division, Window, divide, in_vocabulary_of, read_newest
 from models.checkpoint import Checkpoint, all_finite
 from models.config import Item2VecConfig
@@ -55,7 +56,7 @@ from stream_app.evaluation.bundle_quality import evaluate_bundle
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundle
 from stream_app.files.registry import Registry
-from stream_app.settings import RetrainSettings, Settings
+from stream_app.settings import RetrainSettings, Settings, serving_rules, statistics_recipe
 
 Result = Literal["published", "gated", "waiting"]
 
@@ -179,12 +180,57 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             half_life_ms=run.settings.statistics.half_life_minutes * MINUTE_MS,
         )
         quality = rank_contenders(trial, candidate, live.scorer if live else None)
+    second = _second_stage(run, window, candidate, content, division)
     verdict = _judge(quality, training.checkpoint, candidate, live, plan, settings.gate_tolerance)
     if verdict.passed:
         fresh = _refit(run, window, division, plan, training, quality[CANDIDATE], live)
         if fresh is not None:
             content, parity = fresh
-    return _finish(run, content, training, quality, verdict, parity, plan, live, division, sessions)
+    if second is not None and second.report.is_better:
+        # Learned on what the judged model had not seen; the refitted one only knows more.
+        content = replace(content, second_stage=second.stage, ranker=second.ranker)
+    return _finish(
+        run,
+        content,
+        training,
+        quality,
+        verdict,
+        parity,
+        plan,
+        live,
+        division,
+        sessions,
+        second_stage=None if second is None else second.report,
+    )
+
+
+def _second_stage(
+    run: Run, window: Window, candidate: OnnxScorer, content: BundleContent, division: Division
+) -> SecondStageOutcome | None:
+    """A ranker of the held-out clicks; None where the settings want none, or the clicks are too few."""
+    settings = run.settings
+    if not settings.retrain.second_stage:
+        return None
+    with run.step("second_stage"):
+        found = make_second_stage(
+            window,
+            candidate,
+            content.item2vec,
+            statistics_recipe(settings),
+            serving_rules(settings),
+            from_ms=division.cut_ms,
+            version_seconds=settings.statistics.publish_seconds,
+            threads=settings.retrain.threads,
+        )
+    if found is None:
+        run.say("no second stage: too few held-out clicks to learn one and judge it")
+        return None
+    one, two = found.report.one_stage, found.report.two_stages
+    run.say(
+        f"second stage: Recall@20 {one.recall_20:.4f} -> {two.recall_20:.4f}, MRR@20 "
+        f"{one.mrr_20:.4f} -> {two.mrr_20:.4f}{'' if found.report.is_better else ', left out'}"
+    )
+    return found
 
 
 def _refit(
@@ -240,6 +286,8 @@ def _finish(
     live: LiveModel | None,
     division: Division,
     sessions: int,
+    *,
+    second_stage: SecondStageReport | None,
 ) -> RunOutcome:
     """Publish or not, and write the report either way."""
     version = content.model_version
@@ -251,6 +299,8 @@ def _finish(
     if verdict.passed:
         with run.step("publish"):
             metrics = {**as_metrics(quality), "parity": msgspec.to_builtins(parity)}
+            if second_stage is not None:
+                metrics["second_stage"] = msgspec.to_builtins(second_stage)
             final = run.scratch / "final" / version
             write_bundle(final, replace(content, metrics=metrics))
             run.registry.publish(final)
@@ -268,6 +318,7 @@ def _finish(
         events_per_second=training.events_per_second,
         parity=parity,
         step_seconds=run.seconds,
+        second_stage=second_stage,
     )
     where = _write_report(run, report)
     if verdict.passed:

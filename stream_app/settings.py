@@ -247,6 +247,8 @@ class RetrainSettings(Group):
     gate_tolerance: float = Field(default=0.02, ge=0, lt=1)
     """A candidate may lose so much of the live model's Recall@20 (relative), or one standard error on the
     held-out clicks if that is more, to noise and still pass."""
+    second_stage: bool = True
+    """Learn a ranker over the candidates of model and statistics, too; it goes along where it is better."""
     approximate_scoring: bool = False
     """Score a catalogue of 300,000 items or more by clusters: several times faster, a few items of a list in a
     hundred missing.  The share is measured at each export and stands in the manifest (`scoring`)."""

@@ -1,6 +1,7 @@
 """In-memory twins of what the core needs from outside."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ class FakeScorer:
         self.model_version = model_version
         self.vocabulary = ItemVocabulary(item_ids)
         self.state_size_bytes = UNITS * 4
+        self.ranker: Any = None
         self.rows_stepped: list[int] = []
         """Rows of each call of `step`: how well the batch was used."""
         rng = np.random.default_rng(seed)

@@ -1,12 +1,20 @@
 """The lists of a batch's answers: the model's, one for each row it scored, and the statistics'."""
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.core.ports import Statistics
-from stream_app.core.ranking import SHOWN_MAX, hashes_of, rank_in_shown, unseen
+from stream_app.core.ranking import (
+    SHOWN_MAX,
+    hashes_of,
+    rank_in_shown,
+    round_significant,
+    unseen,
+)
 from stream_app.core.records import ItemId, ScoredItem
 from stream_app.core.vocabulary import ItemVocabulary
 
@@ -14,21 +22,44 @@ ShownList = tuple[list[ScoredItem], bytes]
 """A list, and what the session remembers of it (`ranking.hashes_of`)."""
 
 
+NOTHING_BEST: Final = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+"""`ModelLists.best` of a session that the model does not know."""
+
+
 class ModelLists:
     """Rows of top items turned into lists."""
 
     def __init__(
         self,
-        scores: NDArray[np.float64],
+        scores: NDArray[np.float32],
         items: NDArray[np.int64],
         vocabulary: ItemVocabulary,
         top_k: int,
     ) -> None:
-        """scores (rounded), items: [n, k], best first; k is above `top_k` where seen items are left out."""
-        self._scores, self._items = scores.tolist(), items.tolist()
+        """scores, items: [n, k], best first; k is above `top_k` where seen items are left out."""
+        self._all_scores, self._all_items = scores, items
         self._ids, self._top_k = vocabulary.ids, top_k
         self._ranks = range(1, items.shape[1] + 1)
-        self._hashes = vocabulary.hashes[items[:, :SHOWN_MAX]].astype("<u4", copy=False)
+        self._vocabulary = vocabulary
+
+    def best(self, row: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The model's best `n`, as it gave them: indexes and scores."""
+        return self._all_items[row, :n], self._all_scores[row, :n]
+
+    @cached_property
+    def _scores(self) -> list[list[float]]:
+        rounded: list[list[float]] = round_significant(self._all_scores).tolist()
+        return rounded
+
+    @cached_property
+    def _items(self) -> list[list[int]]:
+        items: list[list[int]] = self._all_items.tolist()
+        return items
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint32]:
+        shown = self._all_items[:, :SHOWN_MAX]
+        return self._vocabulary.hashes[shown].astype("<u4", copy=False)
 
     def answer(self, row: int, seen: Collection[str] | None) -> ShownList:
         """seen: items to leave out, None for none."""

@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.core.candidates import Asked
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
-from stream_app.core.lists import AssociatedLists, ModelLists, PopularLists
+from stream_app.core.lists import NOTHING_BEST, AssociatedLists, ModelLists, PopularLists
 from stream_app.core.ports import Scorer, SessionStore, StateRows, Statistics
-from stream_app.core.ranking import rank_in_shown, round_significant
+from stream_app.core.ranking import rank_in_shown
 from stream_app.core.records import (
     ERASE,
     NO_MODEL,
@@ -31,6 +32,7 @@ from stream_app.core.records import (
     ScoredItem,
     recommendation_id,
 )
+from stream_app.core.second_stage import RankedLists, SecondStages
 from stream_app.core.session import SessionLimits, SessionState, advance, removed_session
 
 SessionKey = tuple[int, str]
@@ -104,6 +106,10 @@ class BatchOutcome:
     """What popularity, as it is now, would have scored on the very same clicks, by the same versions."""
     listed: ListedItems | None = None
     """None where no answer is the model's."""
+    ranked: RankedLists | None = None
+    """What the second stage chose from: what the next one is trained on."""
+    ranked_rows: dict[int, int] = field(default_factory=dict)
+    """Row of `ranked` by position in `recommendations`."""
     rebuilt_sessions: int = 0
     """Sessions whose model state was rebuilt because another model had made it."""
 
@@ -124,6 +130,8 @@ class _Answer:
     """Row among the answers given by the model; -1: the statistics answer."""
     associated_row: int = -1
     """Row among the sessions that co-occurrence was asked about; -1: popularity answers."""
+    ranked_row: int = -1
+    """Row among the sessions that the second stage was asked about; -1: one stage answers."""
     fallback: str | None = None
     superseded: bool = False
 
@@ -163,8 +171,10 @@ def recommend_batch(
     answers = _fold(clicks, store, scorer, rules, outcome)
     if newest_only:
         _supersede(answers)
-    model_states, model_lists = _ask_model(answers, scorer, rules, outcome)
-    _finish(answers, model_states, model_lists, scorer, statistics, rules, outcome, now_ms)
+    stages = SecondStages.of(scorer, statistics)
+    model_states, model_lists = _ask_model(answers, scorer, stages, rules, outcome)
+    ranked = outcome.ranked = _rank_again(answers, stages, model_lists, rules)
+    _finish(answers, model_states, model_lists, ranked, scorer, statistics, rules, outcome, now_ms)
     return outcome
 
 
@@ -269,7 +279,11 @@ def _supersede(answers: list[_Answer]) -> None:
 
 
 def _ask_model(
-    answers: list[_Answer], scorer: Scorer | None, rules: ServingRules, outcome: BatchOutcome
+    answers: list[_Answer],
+    scorer: Scorer | None,
+    stages: SecondStages | None,
+    rules: ServingRules,
+    outcome: BatchOutcome,
 ) -> tuple[dict[int, bytes], ModelLists | None]:
     """Model state after each answer's click (by `id` of the answer), and the lists of model answers."""
     if scorer is None:
@@ -286,12 +300,37 @@ def _ask_model(
     for model_row, row in enumerate(asked):
         by_model[row].model_row = model_row
     k = rules.top_k + (rules.limits.history_len_max if rules.filter_seen else 0)
+    if stages is not None:
+        k = max(k, stages.ranker.stage.model_items)
     scores, items = scorer.top_k(rows[asked] if len(asked) < len(rows) else rows, k)
-    lists = ModelLists(round_significant(scores), items, scorer.vocabulary, rules.top_k)
+    lists = ModelLists(scores, items, scorer.vocabulary, rules.top_k)
     outcome.listed = ListedItems(
         scorer.model_version, len(scorer.vocabulary), items[:, : rules.top_k]
     )
     return states, lists
+
+
+def _rank_again(
+    answers: list[_Answer],
+    stages: SecondStages | None,
+    model_lists: ModelLists | None,
+    rules: ServingRules,
+) -> RankedLists | None:
+    """The second stage for every session that has one: whatever the first one knows of it."""
+    if stages is None:
+        return None
+    asked: list[Asked] = []
+    k = rules.top_k + (rules.limits.history_len_max if rules.filter_seen else 0)
+    n = max(stages.ranker.stage.model_items, k)
+    for answer in answers:
+        if answer.state is None or answer.superseded:
+            continue
+        answer.ranked_row = len(asked)
+        items, scores = NOTHING_BEST
+        if model_lists is not None and answer.model_row >= 0:
+            items, scores = model_lists.best(answer.model_row, n)
+        asked.append(Asked(answer.state.recent_item_ids, answer.state.click_count, items, scores))
+    return stages.lists(asked, k)
 
 
 def _step_in_rounds(answers: list[_Answer], scorer: Scorer) -> StateRows:
@@ -350,7 +389,9 @@ def _ask_statistics(
     """What follows the items of the sessions that the model does not answer."""
     sessions: list[Sequence[ItemId]] = []
     for answer in answers:
-        if answer.model_row < 0 and not answer.superseded and answer.state is not None:
+        if answer.ranked_row >= 0 or answer.superseded or answer.state is None:
+            continue
+        if answer.model_row < 0:
             answer.associated_row = len(sessions)
             sessions.append(answer.state.recent_item_ids)
     seen_max = rules.limits.history_len_max if rules.filter_seen else 0
@@ -361,6 +402,7 @@ def _finish(
     answers: list[_Answer],
     model_states: dict[int, bytes],
     model_lists: ModelLists | None,
+    ranked: RankedLists | None,
     scorer: Scorer | None,
     statistics: Statistics,
     rules: ServingRules,
@@ -394,7 +436,10 @@ def _finish(
         else:
             seen = state.recent_item_ids if rules.filter_seen and state is not None else None
             shown_list = None
-            if model_lists is not None and answer.model_row >= 0:
+            if ranked is not None and answer.ranked_row >= 0:
+                outcome.ranked_rows[len(outcome.recommendations)] = answer.ranked_row
+                shown_list = ranked.answer(answer.ranked_row, seen, rules.top_k)
+            elif model_lists is not None and answer.model_row >= 0:
                 shown_list = model_lists.answer(answer.model_row, seen)
             elif answer.associated_row >= 0:
                 shown_list = associated.answer(answer.associated_row, seen)

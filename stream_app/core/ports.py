@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.core.manifest import SecondStage
 from stream_app.core.records import ItemId, ScoredItem
 from stream_app.core.session import SessionState
 from stream_app.core.vocabulary import ItemVocabulary
@@ -25,12 +26,32 @@ class Scorer(Protocol):
     @property
     def state_size_bytes(self) -> int: ...
 
+    @property
+    def ranker(self) -> "Ranker | None":
+        """What orders the model's best anew, with the statistics' candidates; None: nothing does."""
+        ...
+
     def step(self, states: StateRows, item_indexes: NDArray[np.int64]) -> StateRows:
         """States after one more click each.  item_indexes: int64 [n].  Zeros are a fresh session."""
         ...
 
     def top_k(self, states: StateRows, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Best `min(k, n_items)` items of each row, best first: scores, item indexes; both [n, k]."""
+        ...
+
+
+class Ranker(Protocol):
+    """The second stage of a model.  A candidate's score does not depend on the others', bit for bit."""
+
+    @property
+    def stage(self) -> SecondStage: ...
+    @property
+    def directions(self) -> NDArray[np.float32]:
+        """The items' item2vec vectors at length 1 (0: it has none), [n_items, dim]."""
+        ...
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[n] for `features` [n, n_features]."""
         ...
 
 

@@ -111,6 +111,10 @@ class StatisticsView:
             self._lists[k] = made
         return made
 
+    def popular(self, n: int) -> Ints:
+        """Numbers of the `n` most clicked items, best first."""
+        return self._popular[:n]
+
     def number(self, item_id: str) -> int | None:
         """What rows call the item."""
         return self._snapshot.number(item_id)

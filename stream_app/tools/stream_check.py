@@ -201,7 +201,7 @@ class _Replay:
     ) -> None:
         self._answers, self._models, self._rules, self._check = answers, models, rules, check
         self._waiting = {
-            partition: deque(_stretches(partition, records, answers))
+            partition: deque(_stretches(partition, records, answers, models))
             for partition, records in clicks.items()
         }
         self._sessions = {partition: MemorySessions() for partition in clicks}
@@ -268,11 +268,18 @@ class _Replay:
         offline = {(partition, a.source.offset): a for a in outcome.recommendations}
         for record in records:
             click = (partition, record.offset)
-            _compare(click, self._answers.get(click), offline.get(click), view is not None, check)
+            online = self._answers.get(click)
+            known = (
+                view is not None or online is None or not _needs_statistics(online, self._models)
+            )
+            _compare(click, online, offline.get(click), known, check)
 
 
 def _stretches(
-    partition: int, records: list[Any], answers: Mapping[Click, Recommendation]
+    partition: int,
+    records: list[Any],
+    answers: Mapping[Click, Recommendation],
+    models: _Models,
 ) -> Iterator[_Stretch]:
     """A click without an answer goes with the one before it, and may be the first of a stretch."""
     named: AnsweredFrom = (None, None)
@@ -289,8 +296,18 @@ def _stretches(
             model_version,
             number,
             stretch,
-            any(answer is not None and answer.fallback is not None for answer in given),
+            any(answer is not None and _needs_statistics(answer, models) for answer in given),
         )
+
+
+def _needs_statistics(answer: Recommendation, models: _Models) -> bool:
+    """Whether the list is the statistics', or was ordered by them."""
+    if answer.fallback is not None:
+        return True
+    scorer = models.get(answer.model_version)
+    return (
+        scorer is not None and scorer.ranker is not None and answer.statistics_version is not None
+    )
 
 
 def _compare(
@@ -300,6 +317,7 @@ def _compare(
     counted_again: bool,
     check: StreamCheck,
 ) -> None:
+    """counted_again: what the list was made from is known, statistics and all."""
     if online is None:
         if offline is not None:
             check.differ("not answered", click)
@@ -310,7 +328,7 @@ def _compare(
         check.differ("its model is not in the registry any more", click)
     elif online.fallback != offline.fallback:
         check.differ("fallback", click)
-    elif online.fallback is not None and not counted_again:
+    elif not counted_again:
         check.differ("statistics of a worker's own, or no longer to be counted again", click)
     elif [i.item_id for i in online.items] != [i.item_id for i in offline.items]:
         check.differ("items", click)

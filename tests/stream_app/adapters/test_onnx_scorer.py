@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from export.graphs import score_graph
 from export.gru4rec_graph import GRU4RecWeights
-from stream_app.adapters import onnx_scorer
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.onnx_session import onnx_session, rows_are_independent
 from stream_app.core.errors import BundleError

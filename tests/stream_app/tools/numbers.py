@@ -42,6 +42,7 @@ class Cycle:
         self.model_version = version
         self.vocabulary = ItemVocabulary(ITEMS)
         self.state_size_bytes = 1
+        self.ranker = None
 
     def step(self, states: Any, item_indexes: Any) -> Any:
         return item_indexes.astype(np.uint8)[:, None]

@@ -1,0 +1,116 @@
+"""The second stage: candidates of model and statistics, ordered by the ranker that came with the model.
+
+YouTube's two stages (Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations") at the
+speed of clicks: the first finds a hundred items, the second knows when to trust whom.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.core.candidates import (
+    Asked,
+    Candidates,
+    CandidateSource,
+    Features,
+    feature_names,
+)
+from stream_app.core.lists import ShownList
+from stream_app.core.ports import Ranker, Scorer, Statistics
+from stream_app.core.ranking import hashes_of, round_significant, unseen
+from stream_app.core.records import ItemId, ScoredItem
+from stream_app.core.statistics_view import StatisticsView
+from stream_app.core.vocabulary import ItemVocabulary
+
+
+class Gathered(NamedTuple):
+    """A session's candidates."""
+
+    ids: list[ItemId]
+    features: Features
+    """[n, n_features]."""
+
+
+class SecondStages:
+    """A model's ranker over one version of the statistics."""
+
+    _latest: "ClassVar[SecondStages | None]" = None
+    """The last one made: what it looked up stays true while model and version are the same."""
+
+    def __init__(
+        self, ranker: Ranker, vocabulary: ItemVocabulary, statistics: StatisticsView
+    ) -> None:
+        self.ranker, self.statistics = ranker, statistics
+        self.source = CandidateSource(ranker.stage, vocabulary, ranker.directions, statistics)
+
+    @classmethod
+    def of(cls, scorer: Scorer | None, statistics: Statistics) -> "SecondStages | None":
+        """None where the model has no ranker, nothing was published yet, or it is counted in another way
+        than the ranker was trained on: then one stage answers."""
+        ranker = scorer.ranker if scorer is not None else None
+        if scorer is None or ranker is None or not isinstance(statistics, StatisticsView):
+            return None
+        if statistics.version is None or ranker.stage.features != feature_names(statistics.recipe):
+            return None
+        latest = SecondStages._latest
+        if latest is None or latest.ranker is not ranker or latest.statistics is not statistics:
+            latest = SecondStages._latest = cls(ranker, scorer.vocabulary, statistics)
+        return latest
+
+    def lists(self, asked: Sequence[Asked], k: int) -> "RankedLists":
+        """The best `k` for each session, all scored in one call."""
+        candidates = self.source.candidates(asked)
+        return RankedLists(self.source, candidates, self.ranker.scores(candidates.features), k)
+
+
+class RankedLists:
+    """Scored candidates turned into lists."""
+
+    def __init__(
+        self,
+        source: CandidateSource,
+        candidates: Candidates,
+        scores: NDArray[np.float32],
+        k: int,
+    ) -> None:
+        self._source, self._candidates = source, candidates
+        starts = candidates.starts.tolist()
+        chosen = [_best(scores[first:last], k) + first for first, last in pairwise(starts)]
+        places = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
+        ids = iter(source.ids(candidates.codes[places]))
+        rounded = iter(round_significant(scores[places].astype(np.float64)).tolist())
+        exact = iter(scores[places].tolist())
+        self._lists: list[list[ScoredItem]] = []
+        for part in chosen:
+            ordered = sorted((-next(exact), next(ids), next(rounded)) for _ in range(len(part)))[:k]
+            self._lists.append(
+                [
+                    ScoredItem(item_id, score, rank)
+                    for rank, (_, item_id, score) in enumerate(ordered, 1)
+                ]
+            )
+
+    def answer(self, row: int, seen: Collection[str] | None, top_k: int) -> ShownList | None:
+        """seen: items to leave out, None for none.  None: there was no candidate at all."""
+        items = self._lists[row]
+        if not items:
+            return None
+        items = items[:top_k] if seen is None else unseen(items, seen, top_k)
+        return items, hashes_of(items)
+
+    def gathered(self, row: int) -> Gathered:
+        """What was asked about a session: what a ranker is trained on."""
+        rows = slice(*self._candidates.starts[row : row + 2].tolist())
+        ids = self._source.ids(self._candidates.codes[rows])
+        return Gathered(ids, self._candidates.features[rows].copy())
+
+
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Places of the best `k`, in no order, and of all that tie with the last of them."""
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return np.flatnonzero(scores >= least)

@@ -1,0 +1,165 @@
+"""Candidates and their features, against each one worked out by itself from what the view says."""
+
+import math
+
+import numpy as np
+import pytest
+
+from stream_app.core.candidates import (
+    LEAST_SHARE,
+    LOG_LEAST,
+    Asked,
+    CandidateSource,
+    feature_names,
+)
+from stream_app.core.manifest import SecondStage
+from stream_app.core.statistics_recipe import StatisticsRecipe
+from stream_app.core.statistics_table import LocalStatistics
+from stream_app.core.statistics_view import StatisticsView
+from stream_app.core.vocabulary import ItemVocabulary
+from tests.stream_app.core.test_statistics_counts import session_of
+
+RECIPE = StatisticsRecipe()
+NAMES = feature_names(RECIPE)
+VOCABULARY = ItemVocabulary(["a", "b", "c", "d", "never clicked", "x"])
+RNG = np.random.default_rng(0)
+DIRECTIONS = RNG.normal(size=(6, 3))
+DIRECTIONS = (DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def statistics() -> StatisticsView:
+    clicks, offset = [], 0
+    for n, items in enumerate(["abc", "abd", "acb", "bca", "dab", "new a", *["x"] * 5, "xa"]):
+        words = items.split() if " " in items else list(items)
+        clicks += session_of(words, session=str(n), offset=offset)
+        offset += len(words)
+    return LocalStatistics(RECIPE).fold(clicks, version=3)
+
+
+def source(statistics: StatisticsView, **stage: int) -> CandidateSource:
+    return CandidateSource(SecondStage(features=NAMES, **stage), VOCABULARY, DIRECTIONS, statistics)
+
+
+def asked(recent: str, model: list[int], clicks: int | None = None) -> Asked:
+    scores = np.array([2.0 - 0.5 * place for place in range(len(model))], dtype=np.float32)
+    return Asked(
+        recent.split(), clicks or len(recent.split()), np.array(model, dtype=np.int64), scores
+    )
+
+
+SESSIONS = [
+    asked("a", [1, 2]),
+    asked("x a b", [4, 0, 3]),
+    asked("nobody knows this", []),
+    asked("b a b new c", [5], clicks=9),
+]
+
+
+def table_of(made: CandidateSource, sessions: list[Asked]) -> list[dict[str, dict[str, float]]]:
+    """Per session: features by name, by item id."""
+    found = made.candidates(sessions)
+    result = []
+    for first, last in zip(found.starts[:-1], found.starts[1:], strict=True):
+        ids = made.ids(found.codes[first:last])
+        rows = found.features[first:last].tolist()
+        assert len(set(ids)) == len(ids), "each item once"
+        result.append(
+            {item: dict(zip(NAMES, row, strict=True)) for item, row in zip(ids, rows, strict=True)}
+        )
+    return result
+
+
+def expected(statistics: StatisticsView, session: Asked, item: str) -> dict[str, float]:
+    model = [VOCABULARY.ids[index] for index in session.model_items.tolist()]
+    shares = np.log(np.exp(session.model_scores) / np.exp(session.model_scores).sum())
+    least = float(shares[-1]) - 1.0 if model else LOG_LEAST
+    number = statistics.number(item)
+    pops = np.full(5, LOG_LEAST)
+    if number is not None:
+        pops = np.maximum(statistics.log_popularities(np.array([number]))[0], LOG_LEAST)
+    rows = [statistics.row(one) for one in session.recent[-4:][::-1]]
+    parts, prior, last = [], 0.0, None
+    for k, row in enumerate(rows):
+        weight = 0.5**k
+        if row is None:
+            parts.append(0.0)
+            prior += weight
+            continue
+        at = {int(n): place for place, n in enumerate(row.neighbours)}
+        parts.append(weight * row.share[at[number]] if number in at else 0.0)
+        prior += weight * row.prior
+        if k == 0:
+            last = (
+                [row.counts[h][at[number]] if number in at else 0.0 for h in range(2)],
+                row.totals,
+            )
+    counts, totals = last or ([0.0, 0.0], (0.0, 0.0))
+    own = list(dict.fromkeys(reversed(session.recent)))
+    lag = own.index(item) if item in own else -1
+    index, newest = VOCABULARY.index_of.get(item), VOCABULARY.index_of.get(session.recent[-1])
+    cosine = 0.0
+    if index is not None and newest is not None:
+        cosine = float(DIRECTIONS[index] @ DIRECTIONS[newest])
+    return {
+        "model_share": float(shares[model.index(item)]) if item in model else least,
+        "model_rank": math.log1p(model.index(item) if item in model else len(model)),
+        "in_model": float(item in model),
+        "associated": math.log(sum(parts) + prior * math.exp(pops[-1]) + LEAST_SHARE),
+        "associated_earlier": math.log(sum(parts[1:]) + LEAST_SHARE),
+        "pairs_20m": math.log(counts[0] / (totals[0] + 1) + LEAST_SHARE),
+        "pairs_360m": math.log(counts[1] / (totals[1] + 1) + LEAST_SHARE),
+        "pair_count": math.log1p(counts[1]),
+        "last_item_clicks": math.log1p(totals[1]),
+        "popularity_60m": pops[0],
+        "popularity_2.5m": pops[1],
+        "popularity_10m": pops[2],
+        "popularity_follow_up_7.5m": pops[4],
+        "item2vec_cosine": cosine,
+        "in_vocabulary": float(index is not None),
+        "clicked_0_ago": float(lag == 0),
+        "clicked_1_ago": float(lag == 1),
+        "clicked_2_ago": float(lag == 2),
+        "clicked_before": float(lag > 2),
+        "session_clicks": math.log(session.clicks),
+    }
+
+
+def test_every_feature_is_what_its_name_says(statistics: StatisticsView) -> None:
+    for session, found in zip(SESSIONS, table_of(source(statistics), SESSIONS), strict=True):
+        assert found, "popular items are always there"
+        for item, features in found.items():
+            wanted = expected(statistics, session, item)
+            for name, value in wanted.items():
+                assert features[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (item, name)
+        by_rank = sorted(found.values(), key=lambda features: features["associated_rank"])
+        values = [features["associated"] for features in by_rank]
+        assert values == sorted(values, reverse=True)
+        assert by_rank[0]["associated_rank"] == 0.0
+        assert by_rank[-1]["associated_rank"] <= math.log(len(found)) + 1e-6
+
+
+def test_a_session_is_told_the_same_alone_and_in_a_batch(statistics: StatisticsView) -> None:
+    together = table_of(source(statistics), SESSIONS)
+    alone = [table_of(source(statistics), [session])[0] for session in SESSIONS]
+    assert together == alone
+
+
+def test_all_sources_are_there(statistics: StatisticsView) -> None:
+    (found,) = table_of(source(statistics), [asked("x a b", [4, 0, 3])])
+    assert {"never clicked", "a", "d"} <= set(found), "the model's"
+    assert {"c", "x", "b"} <= set(found), "what follows, and its own"
+    assert "new" in found, "what the model never heard of"
+    (bare,) = table_of(source(statistics, associated_items=1, popular_items=0), [asked("a", [1])])
+    assert set(bare) == {"a", "b"}
+    near = int(np.argsort(-(DIRECTIONS @ DIRECTIONS[0]))[1])
+    (wider,) = table_of(
+        source(statistics, associated_items=1, popular_items=0, neighbour_items=2), [asked("a", [])]
+    )
+    assert VOCABULARY.ids[near] in wider
+
+
+def test_no_session_at_all(statistics: StatisticsView) -> None:
+    found = source(statistics).candidates([])
+    assert found.features.shape == (0, len(NAMES))
+    assert found.starts.tolist() == [0]
