@@ -79,6 +79,11 @@ def check_record(value: bytes) -> None:
     raise BadRecordError("BadStatistic", f"no item statistic: {value[:8]!r}, {len(value)} bytes")
 
 
+def written_in(value: bytes) -> int:
+    """The version a record was written in, whatever its shape."""
+    return int.from_bytes(value[8:12], "little")
+
+
 @dataclass(frozen=True, slots=True)
 class Heads:
     """The fixed parts of records that make sense, and which those are."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.core.item_records import head_type, read_heads
+from stream_app.core.item_records import head_type, read_heads, written_in
 from stream_app.core.pair_rows import Floats, Ints
 from stream_app.core.statistics_recipe import StatisticsRecipe
 
@@ -65,6 +65,10 @@ class ItemStore:
     ) -> tuple[Ints, Ints, int]:
         """Take one version's records: numbers that changed, numbers that are free now, and how many records
         made no sense.  Records of an earlier version than the oldest are dropped items'."""
+        changes = {
+            item_id: value if value is not None and written_in(value) >= oldest_version else None
+            for item_id, value in changes.items()
+        }
         ids = [item_id for item_id, value in changes.items() if value is not None]
         values = [value for value in changes.values() if value is not None]
         read = read_heads(
@@ -72,8 +76,6 @@ class ItemStore:
         )
         heads = read.heads
         good = np.flatnonzero(read.good)
-        current = heads["version"] >= oldest_version
-        heads, good = heads[current], good[current]
         numbers = heads["number"].astype(np.int64)
         kept = dict(zip([ids[at] for at in good.tolist()], numbers.tolist(), strict=True))
         leaving = {

@@ -12,7 +12,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.core.item_records import encode_records, head_type, read_heads, row_begin
+from stream_app.core.item_records import (
+    encode_records,
+    head_type,
+    read_heads,
+    row_begin,
+    written_in,
+)
 from stream_app.core.pair_rows import Floats, Ints, NewPairs, decay, update_rows
 from stream_app.core.recent_sessions import RecentSessions
 from stream_app.core.statistics import DROPPED_SHARE, SessionClick
@@ -276,12 +282,16 @@ class StatisticsCounts:
         caller's to set.
         """
         recipe = self.recipe
+        records = {
+            item_id: value
+            for item_id, value in records.items()
+            if written_in(value) >= oldest_version
+        }
         ids, values = list(records), list(records.values())
         read = read_heads(
             values, len(recipe.popularity_half_lives_ms), len(recipe.pair_half_lives_ms)
         )
-        current = read.heads["version"] >= oldest_version
-        heads, good = read.heads[current], np.flatnonzero(read.good)[current]
+        heads, good = read.heads, np.flatnonzero(read.good)
         numbers = heads["number"].astype(np.int64)
         size = int(numbers.max(initial=-1)) + 1
         self._ids, self._rows = [""] * size, [b""] * size

@@ -55,6 +55,8 @@ HISTORY_VERSIONS_MAX: Final = 512
 """Markers gathered in one history; at most twice as many lie on the topic singly."""
 HISTORY_OFFSETS_MAX: Final = 20_000
 """Fewer where there are many partitions: a history must stay well below 1 MB."""
+STALE_PER_VERSION: Final = 50_000
+"""Tombstones of items that an earlier recipe counted; a million in one transaction would take its time."""
 IDLE_MARKER_SECONDS: Final = 60.0
 """Clicks of other event types move the offsets too; without any marker retention would overtake it."""
 TRANSACTION_TIMEOUT_MS: Final = 30_000
@@ -81,7 +83,7 @@ class Aggregator:
         """Single ones on the topic, oldest first."""
         self._histories: deque[HistoryKey] = deque()
         self._stale: list[str] = []
-        """Items to be dropped with the next version: counted by another recipe."""
+        """Items whose records are still to be dropped: counted by another recipe, and by ours not yet."""
         self._began = 1
         self.version = 0
         self._published_at = time.monotonic()
@@ -171,7 +173,6 @@ class Aggregator:
             counts = StatisticsCounts(self._recipe, partitions=partitions)
             counts.version = self.version
             self._began = self.version + 1
-            self._stale = sorted(published.records.keys() | published.of_format_1)
             if marker is not None:
                 log.warning(
                     "statistics_begin_anew",
@@ -179,12 +180,14 @@ class Aggregator:
                     reason="their settings changed"
                     if marker.recipe
                     else "an earlier release counted popularity only",
-                    items_dropped=len(self._stale),
+                    items_dropped=len(published.records.keys() | published.of_format_1),
                 )
             marker, anchors = None, {}
         elif marker is not None:
             self._began = marker.began
         self._counts = counts
+        written = published.records.keys() | published.of_format_1
+        self._stale = sorted(written - counts.number_of.keys())
         self._instruments.version.set(self.version)
         self._instruments.items.set(len(counts))
         return marker, anchors
@@ -330,9 +333,9 @@ class Aggregator:
         began = time.perf_counter()
         self._check_topic()
         self._clicks.sort()
-        changes = dict.fromkeys(self._stale) | self._counts.fold(
-            self._clicks, version=self.version + 1
-        )
+        changes = self._counts.fold(self._clicks, version=self.version + 1)
+        stale, known = self._stale[:STALE_PER_VERSION], self._counts.number_of
+        changes |= {item_id: None for item_id in stale if item_id not in known}
         marker = self._next_marker()
         with self._errors():
             self._producer.begin_transaction()
@@ -341,7 +344,7 @@ class Aggregator:
         self.version = marker.version
         self._published_offsets = dict(self._offsets)
         self._clicks.clear()
-        self._stale.clear()
+        del self._stale[:STALE_PER_VERSION]
         self._published_at = time.monotonic()
         self._markers.append(marker)
         self._show_published(marker, changes, time.perf_counter() - began)

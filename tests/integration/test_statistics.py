@@ -31,8 +31,10 @@ from stream_app.settings import (
     Settings,
     StatisticsSettings,
     TopicSettings,
+    serving_rules,
     statistics_recipe,
 )
+from stream_app.tools.stream_check import StatisticsHistory
 from tests.integration.processes import NextclickProcess, wait_until
 
 T0 = 1_396_000_000_000
@@ -441,38 +443,61 @@ def test_statistics_of_the_release_before_are_replaced_by_counting_anew(
         reader.stop()
 
 
-def test_other_settings_begin_anew_and_readers_follow(kafka, topics, producer):
+def test_other_settings_begin_anew_and_readers_follow(kafka, topics, producer, monkeypatch):
+    """Also where the records of before are dropped over several versions, with a restart in between."""
+    monkeypatch.setattr("stream_app.services.aggregator.STALE_PER_VERSION", 3)
     instruments = StatisticsInstruments(CollectorRegistry())
     before = settings_for(kafka.settings, topics)
     after = settings_for(kafka.settings, topics, half_lives_minutes=(5.0,))
     reader = StatisticsReader(kafka.settings, topics.statistics)
     reader.start()
     try:
-        for settings in (before, after):
-            producer.send(200)
+        for settings, clicks in ((before, 300), (after, 30)):
+            producer.send(clicks)
             with Aggregator(settings, instruments) as aggregator:
                 while sum(aggregator._offsets.values()) < producer.sent:
                     aggregator.turn()
                 aggregator.publish()
+                newest = aggregator.version
             wait_until(
-                "the newest version",
-                lambda version=aggregator.version: reader.view().version == version,
+                "the newest version", lambda version=newest: reader.view().version == version
             )
+            if settings is before:
+                ends = last_marker(settings).offsets
+                with kafka_topics.admin_client(kafka.settings) as admin:
+                    admin.delete_records(
+                        {TopicPartition(topics.clicks, int(n)): end for n, end in ends.items()}
+                    )
         assert reader.view().recipe == statistics_recipe(after)
         marker = last_marker(after)
         assert 1 < marker.began <= marker.version
-        assert marker.clicks > last_of_recipe(before).clicks
+        assert marker.clicks < 30
         table = StatisticsTable(statistics_recipe(after), began=marker.began)
         table.apply(published(after).records, reader.view().totals)
         assert table.refused == 0
         assert len(table) == marker.items
+        assert len(published(after).records) > marker.items
+        for _ in range(4):
+            producer.send(20)
+            with Aggregator(after, instruments) as aggregator:
+                left = len(aggregator._stale)
+                for _ in range(4):
+                    producer.send(5)
+                    while sum(aggregator._offsets.values()) < producer.sent:
+                        aggregator.turn()
+                    aggregator.publish()
+                assert left == 0 or len(aggregator._stale) < left
+        found = published(after)
+        assert len(found.records) == last_marker(after).items
+        versions = read_versions(kafka.settings, topics.statistics)
+        history = StatisticsHistory(versions, click_records(after), serving_rules(after))
+        *_, again = history.views()
+        wait_until("the newest version", lambda: reader.view().version == again.version)
+        assert reader.view().top(50) == again.top(50)
+        asked = [[f"item-{n}"] for n in range(150)]
+        assert reader.view().associated(asked, 20) == again.associated(asked, 20)
     finally:
         reader.stop()
-
-
-def last_of_recipe(settings: Settings) -> VersionMarker:
-    versions = read_versions(settings.kafka, settings.topics.statistics)
-    return [m for m in versions if m.recipe == statistics_recipe(settings)][-1]
 
 
 def test_its_metrics_and_readiness_are_served(kafka, topics, producer, tmp_path):
