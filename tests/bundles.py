@@ -8,7 +8,11 @@ import numpy as np
 
 from export.graphs import step_graph
 from export.gru4rec_graph import GRU4RecWeights, LayerWeights
+from export.ranker_graph import RankerWeights, ranker_graph
 from export.scoring import choose_scoring, popular_clicks
+from stream_app.core.candidates import feature_names
+from stream_app.core.manifest import SecondStage
+from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.bundle import BundleContent, write_bundle
 
@@ -53,8 +57,9 @@ def bundle_content(
     ids: Sequence[str] | None = None,
     version: str | None = None,
     weights: GRU4RecWeights | None = None,
+    ranked: bool = False,
 ) -> BundleContent:
-    """ids: the vocabulary, `item-0` ... if not given; version: made up from the seed if not given."""
+    """ranked: with a second stage, over statistics as they are counted by default.  ids: the vocabulary, `item-0` ... if not given; version: made up from the seed if not given."""
     vocabulary = ItemVocabulary(ids if ids is not None else [f"item-{i}" for i in range(n_items)])
     network = weights or random_weights(len(vocabulary), units, seed)
     rng = np.random.default_rng(seed)
@@ -79,6 +84,21 @@ def bundle_content(
         metrics={},
         software={},
         scoring=scoring,
+        second_stage=SecondStage(features=feature_names(StatisticsRecipe())) if ranked else None,
+        ranker=ranker_graph(random_ranker(seed)).SerializeToString() if ranked else None,
+    )
+
+
+def random_ranker(seed: int = 0, units: int = 8) -> RankerWeights:
+    """Never trained: it orders candidates by everything that is told of them, in no sensible way."""
+    rng = np.random.default_rng(seed)
+    n = len(feature_names(StatisticsRecipe()))
+    return RankerWeights(
+        mean=np.zeros(n, dtype=np.float32),
+        deviation=np.full(n, 4, dtype=np.float32),
+        hidden=rng.normal(size=(n, units)).astype(np.float32),
+        hidden_bias=rng.normal(size=units).astype(np.float32),
+        out=rng.normal(size=units).astype(np.float32),
     )
 
 
@@ -91,9 +111,12 @@ def make_bundle(
     ids: Sequence[str] | None = None,
     version: str | None = None,
     weights: GRU4RecWeights | None = None,
+    ranked: bool = False,
 ) -> Path:
     """A bundle directory under `parent`, named by its version.  Different seeds, different models."""
-    content = bundle_content(n_items, units, seed, ids=ids, version=version, weights=weights)
+    content = bundle_content(
+        n_items, units, seed, ids=ids, version=version, weights=weights, ranked=ranked
+    )
     directory = parent / content.model_version
     write_bundle(directory, content)
     return directory

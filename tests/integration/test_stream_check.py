@@ -47,7 +47,8 @@ def produce(settings: Settings, first: int, count: int) -> None:
 def test_every_answer_is_the_same_when_computed_anew(
     kafka: Any, topics: Any, tmp_path: Path
 ) -> None:
-    """Before any model, under one, under the next: lists, fallbacks and the live hit rate agree."""
+    """Before any model, under one, under the next, which has a second stage: lists, fallbacks and the live
+    hit rate agree."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -73,7 +74,13 @@ def test_every_answer_is_the_same_when_computed_anew(
         for round_number in range(3):
             if round_number:
                 version = registry.publish(
-                    make_bundle(tmp_path / "made", ids=KNOWN, units=8, seed=round_number)
+                    make_bundle(
+                        tmp_path / "made",
+                        ids=KNOWN,
+                        units=8,
+                        seed=round_number,
+                        ranked=round_number == 2,
+                    )
                 )
                 promote(settings.kafka, topics.releases, version, reason="test")
                 worker.wait_for_event("model_swapped")
@@ -108,6 +115,14 @@ def test_every_answer_is_the_same_when_computed_anew(
             by_version.setdefault(answer["statistics_version"], set()).add(items)
     # Not one list for everybody: what follows the session's own items.
     assert max(map(len, by_version.values())) > 20
+    two_stages = [
+        json.loads(record.value)
+        for record in read_topic(settings.kafka.bootstrap_servers, topics.recommendations)
+        if json.loads(record.value)["model_version"] == version
+    ]
+    assert len(two_stages) > 400
+    from_elsewhere = {item["item_id"] for answer in two_stages for item in answer["items"]}
+    assert from_elsewhere & set(UNKNOWN), "candidates that the model does not know"
     assert len(check.judgements) == 3
     for version, judgement in check.judgements.items():
         label = f'{{model_version="{version}"}}'
