@@ -37,14 +37,18 @@ def judge(
     popularity: RankingQuality,
     *,
     recent_popularity: RankingQuality | None = None,
+    statistics: tuple[RankingQuality, RankingQuality] | None = None,
     retired_items: Collection[str] = (),
     tolerance: float,
 ) -> Verdict:
     """Let the candidate through only if nothing speaks against it.
 
+    statistics: on the clicks that the second stage was judged on, co-occurrence alone and what the candidate's
+    bundle will answer; None where there were too few.
+
     Against it speaks: a NaN in weights or quality; fewer than 30 targets; a list of another set of
     targets; being no better than popularity over the window; where no model is live, being no better
-    than recent popularity, which answers then; Recall@20 or MRR@20 further below the live model's than
+    than recent popularity or, beyond noise, worse than co-occurrence, which answer then; Recall@20 or MRR@20 further below the live model's than
     `allowed_loss`; items of the live model that are gone and not among `retired_items` (those nobody
     clicked in the whole training window); more than half of them gone at once.
     """
@@ -52,6 +56,7 @@ def judge(
         *_broken(candidate, (popularity, recent_popularity or popularity), live),
         *_lost_items(candidate, live, retired_items),
         *_no_better_than_counting(candidate.quality, live, popularity, recent_popularity),
+        *_worse_than_statistics(live, statistics),
         *_worse_than_live(candidate.quality, live, tolerance),
     ]
     if against:
@@ -124,6 +129,22 @@ def _no_better_than_counting(
         for name, baseline in baselines.items()
         if not quality.recall_20 > baseline.recall_20
     ]
+
+
+def _worse_than_statistics(
+    live: Contender | None, statistics: tuple[RankingQuality, RankingQuality] | None
+) -> list[str]:
+    if live is not None or statistics is None:
+        return []
+    counted, served = statistics
+    allowed = allowed_loss(counted.recall_20, counted.targets, 0.0)
+    if served.recall_20 >= counted.recall_20 - allowed:
+        return []
+    against = (
+        f"Recall@20 {served.recall_20:.4f} of its answers is more than {allowed:.4f} below co-occurrence's "
+        f"{counted.recall_20:.4f}, which answers without a model"
+    )
+    return [against]
 
 
 def _worse_than_live(

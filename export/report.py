@@ -68,7 +68,8 @@ def _second_stage(found: SecondStageReport | None) -> str:
     return (
         f"second stage: Recall@20 {one.recall_20:.4f} -> {two.recall_20:.4f}, MRR@20 {one.mrr_20:.4f} -> "
         f"{two.mrr_20:.4f} on the newest {one.targets:,} of {found.lists:,} next clicks, "
-        f"{found.candidates_share:.1%} of them among its candidates; {verdict}"
+        f"{found.candidates_share:.1%} of them among its candidates, co-occurrence alone "
+        f"{found.statistics.recall_20:.4f} / {found.statistics.mrr_20:.4f}; {verdict}"
     )
 
 

@@ -181,7 +181,9 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
         )
         quality = rank_contenders(trial, candidate, live.scorer if live else None)
     second = _second_stage(run, window, candidate, content, division)
-    verdict = _judge(quality, training.checkpoint, candidate, live, plan, settings.gate_tolerance)
+    verdict = _judge(
+        quality, training.checkpoint, candidate, live, plan, second, settings.gate_tolerance
+    )
     if verdict.passed:
         fresh = _refit(run, window, division, plan, training, quality[CANDIDATE], live)
         if fresh is not None:
@@ -227,7 +229,7 @@ def _second_stage(
         return None
     one, two = found.report.one_stage, found.report.two_stages
     run.say(
-        f"second stage: Recall@20 {one.recall_20:.4f} -> {two.recall_20:.4f}, MRR@20 "
+        f"second stage (co-occurrence alone {found.report.statistics.recall_20:.4f}): Recall@20 {one.recall_20:.4f} -> {two.recall_20:.4f}, MRR@20 "
         f"{one.mrr_20:.4f} -> {two.mrr_20:.4f}{'' if found.report.is_better else ', left out'}"
     )
     return found
@@ -398,6 +400,7 @@ def _judge(
     candidate: OnnxScorer,
     live: LiveModel | None,
     plan: Plan,
+    second: SecondStageOutcome | None,
     tolerance: float,
 ) -> Verdict:
     def contender(scorer: OnnxScorer, name: str) -> Contender:
@@ -413,6 +416,7 @@ def _judge(
         contender(live.scorer, LIVE) if live is not None else None,
         quality[POPULARITY],
         recent_popularity=quality[RECENT_POPULARITY],
+        statistics=None if second is None else (second.report.statistics, second.report.served),
         retired_items=plan.retired,
         tolerance=tolerance,
     )

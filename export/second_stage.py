@@ -38,8 +38,8 @@ PAST_CLICKS_MAX: Final = 1_000_000
 """Clicks before the first list that the statistics are warmed up with, 20 to 40 us each."""
 LEARNED_SHARE: Final = 0.6
 """Of the lists, the oldest: the ranker learns them first and is judged on the rest."""
-LISTS_MIN: Final = 300
-"""Fewer lists than this teach nothing."""
+LISTS_MIN: Final = 150
+"""Fewer lists than this, to learn or to judge, say nothing."""
 BATCH_CLICKS: Final = 256
 _EXAMPLES_MAX: Final = 40_000
 """Lists learned from at most, the newest: 100 candidates of 30 numbers each are 12 kB."""
@@ -52,8 +52,15 @@ class SecondStageReport(msgspec.Struct, frozen=True, kw_only=True):
     """Next clicks, of which the older ones were learned from."""
     candidates_share: float
     """Of the judged next clicks, those that were among the candidates: more cannot be hit."""
+    statistics: RankingQuality
+    """Co-occurrence alone: what answers where no model is live."""
     one_stage: RankingQuality
     two_stages: RankingQuality
+
+    @property
+    def served(self) -> RankingQuality:
+        """Of the answers that the bundle will give."""
+        return self.two_stages if self.is_better else self.one_stage
 
     @property
     def is_better(self) -> bool:
@@ -70,6 +77,8 @@ class Lists:
     """Place of the next click among its candidates; -1: not there."""
     first_stage_ranks: NDArray[np.int64]
     """The model's rank of it; `MISS` beyond its list."""
+    statistics_ranks: NDArray[np.int64]
+    """Co-occurrence's."""
 
 
 class GatheringScorer:
@@ -178,6 +187,7 @@ def gather_lists(
     candidates: list[Gathered] = []
     wanted: list[int] = []
     ranks: list[int] = []
+    counted: list[int] = []
     for first, last in _versions(log.ms, begin, version_seconds * 1000):
         for start in range(first, last, BATCH_CLICKS):
             records = [
@@ -202,13 +212,20 @@ def gather_lists(
                     candidates.append(before)
                     wanted.append(place)
                     ranks.append(_first_stage_rank(before, place))
+                    counted.append(_rank_told(before, place, _ASSOCIATED_RANK))
                 latest[session] = gathered.get(record.offset, _NO_CANDIDATES)
         view = statistics.fold(log.counted(first, last), version=next(versions))
-    return Lists(candidates, np.array(wanted, dtype=np.int64), np.array(ranks, dtype=np.int64))
+    return Lists(
+        candidates,
+        np.array(wanted, dtype=np.int64),
+        np.array(ranks, dtype=np.int64),
+        np.array(counted, dtype=np.int64),
+    )
 
 
 _NAMES: Final = feature_names(StatisticsRecipe())
 _MODEL_RANK, _IN_MODEL = _NAMES.index("model_rank"), _NAMES.index("in_model")
+_ASSOCIATED_RANK: Final = _NAMES.index("associated_rank")
 _NO_CANDIDATES: Final = Gathered([], np.zeros((0, len(_NAMES)), dtype=np.float32))
 
 
@@ -216,7 +233,12 @@ def _first_stage_rank(gathered: Gathered, place: int) -> int:
     """The model's own rank of a candidate, from 1."""
     if place < 0 or not gathered.features[place, _IN_MODEL]:
         return MISS
-    return 1 + round(float(np.expm1(gathered.features[place, _MODEL_RANK])))
+    return _rank_told(gathered, place, _MODEL_RANK)
+
+
+def _rank_told(gathered: Gathered, place: int, column: int) -> int:
+    """The rank, from 1, that a feature tells: log(1 + how many are before it)."""
+    return MISS if place < 0 else 1 + round(float(np.expm1(gathered.features[place, column])))
 
 
 def learn_second_stage(
@@ -238,6 +260,7 @@ def learn_second_stage(
     report = SecondStageReport(
         lists=n,
         candidates_share=float((lists.wanted[cut:] >= 0).mean()),
+        statistics=quality_of_ranks(lists.statistics_ranks[cut:]),
         one_stage=quality_of_ranks(lists.first_stage_ranks[cut:]),
         two_stages=quality_of_ranks(two),
     )

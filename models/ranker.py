@@ -18,8 +18,10 @@ Floats = NDArray[np.float32]
 class RankerConfig(msgspec.Struct, frozen=True, kw_only=True):
     units: int = 32
     learning_rate: float = 3e-3
-    batch_lists: int = 256
+    batch_lists: int = 64
     epochs: int = 4
+    """At least; more, up to 40, until there were `steps_min` steps."""
+    steps_min: int = 400
     weight_decay: float = 1e-5
     seed: int = 42
 
@@ -76,10 +78,12 @@ def train_ranker(
         weight.requires_grad_()
     adam = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
     losses = []
-    steps = config.epochs * -(-lists.n_lists // config.batch_lists)
+    steps_per_epoch = -(-lists.n_lists // config.batch_lists)
+    epochs = max(config.epochs, min(40, -(-config.steps_min // steps_per_epoch)))
+    steps = epochs * steps_per_epoch
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
     with torch_set_up(threads=threads):
-        for _ in range(config.epochs):
+        for _ in range(epochs):
             total = 0.0
             order = rng.permutation(lists.n_lists)
             for first in range(0, len(order), config.batch_lists):

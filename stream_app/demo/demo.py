@@ -363,7 +363,7 @@ class Demo:
             parts = [self._phase]
         else:
             newest = next(reversed(self._numbers.versions), NO_MODEL)
-            parts = ["popularity answers" if newest == NO_MODEL else "the model answers"]
+            parts = ["statistics answer" if newest == NO_MODEL else "the model answers"]
         if self._environment.is_pending:
             parts.append(self._environment.status)
         elif self._retraining_began and self._services.is_running(names.RETRAIN):

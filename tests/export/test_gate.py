@@ -53,6 +53,23 @@ def test_the_first_model_needs_to_beat_popularity_only() -> None:
     assert "no better than popularity" in refusal(contender(0.1), None, quality(0.1))
 
 
+def test_the_first_model_must_not_answer_worse_than_co_occurrence_did() -> None:
+    """Which answers until then; beyond noise, on the clicks that both were asked about."""
+    counted = quality(0.4, targets=600)
+    for served, passes in ((0.5, True), (0.381, True), (0.379, False)):
+        both = (counted, quality(served, targets=600))
+        verdict = judge(contender(0.3), None, quality(0.1), statistics=both, tolerance=TOLERANCE)
+        assert verdict.passed is passes
+    assert "co-occurrence" in refusal(
+        contender(0.3), None, quality(0.1), statistics=(counted, quality(0.3, targets=600))
+    )
+    worse = (counted, quality(0.1, targets=600))
+    live = judge(
+        contender(0.4), contender(0.3), quality(0.1), statistics=worse, tolerance=TOLERANCE
+    )
+    assert live.passed, "where a model is live, that is what it is compared with"
+
+
 def test_a_small_loss_against_the_live_model_is_noise_and_a_larger_one_is_not() -> None:
     live = contender(0.5, targets=5000)
     popular = quality(0.1, targets=5000)

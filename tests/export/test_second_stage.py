@@ -127,6 +127,8 @@ def test_it_learns_to_trust_the_statistics_where_the_model_is_old(
     assert report.one_stage.mrr_20 < 0.3
     assert report.two_stages.mrr_20 > 0.8
     assert report.is_better
+    assert report.served == report.two_stages
+    assert report.statistics.mrr_20 > 0.5, "it knows which way round, without knowing the model"
     again = learn_second_stage(lists)
     assert again is not None
     assert again[0].hidden.tobytes() == learned[0].hidden.tobytes()
