@@ -271,7 +271,7 @@ def learn_second_stage(
 def ranker_bytes(ranker: Ranker) -> bytes:
     """`ranker.onnx`."""
     weights = RankerWeights(
-        ranker.mean, ranker.deviation, ranker.hidden, ranker.hidden_bias, ranker.out
+        ranker.mean, ranker.deviation, ranker.hidden, ranker.hidden_bias, ranker.out, ranker.skip
     )
     data: bytes = ranker_graph(weights).SerializeToString()
     return data
@@ -293,7 +293,8 @@ def _rank(ranker: Ranker, lists: Lists, row: int) -> int:
     if wanted < 0:
         return MISS
     standard = np.clip((features - ranker.mean) / ranker.deviation, -FARTHEST, FARTHEST)
-    scores = np.maximum(standard @ ranker.hidden + ranker.hidden_bias, 0) @ ranker.out
+    hidden = np.maximum(standard @ ranker.hidden + ranker.hidden_bias, 0)
+    scores = hidden @ ranker.out + standard @ ranker.skip
     return int((scores >= scores[wanted]).sum())
 
 

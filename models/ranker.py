@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 
 class RankerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    units: int = 32
+    units: int = 64
     learning_rate: float = 3e-3
     batch_lists: int = 64
     epochs: int = 4
@@ -45,13 +45,15 @@ class RankedLists:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranker:
-    """Two layers over standardised features; see `export.ranker_graph.RankerWeights` for the shapes."""
+    """Two layers over standardised features and a straight way past them; see
+    `export.ranker_graph.RankerWeights` for the shapes."""
 
     mean: Floats
     deviation: Floats
     hidden: Floats
     hidden_bias: Floats
     out: Floats
+    skip: Floats
     epoch_losses: Sequence[float]
 
 
@@ -73,7 +75,7 @@ def train_ranker(
     bound = (6.0 / (n_features + config.units)) ** 0.5
     hidden = torch.empty(n_features, config.units).uniform_(-bound, bound, generator=generator)
     out = torch.empty(config.units).uniform_(-bound, bound, generator=generator)
-    weights = [hidden, torch.zeros(config.units), out]
+    weights = [hidden, torch.zeros(config.units), out, torch.zeros(n_features)]
     for weight in weights:
         weight.requires_grad_()
     adam = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -98,12 +100,12 @@ def train_ranker(
                 falling.step()
                 total += float(loss.detach()) * len(chosen)
             losses.append(total / lists.n_lists)
-    matrix, bias, last = (weight.detach().numpy() for weight in weights)
-    return Ranker(mean, deviation, matrix, bias, last, losses)
+    matrix, bias, last, skip = (weight.detach().numpy() for weight in weights)
+    return Ranker(mean, deviation, matrix, bias, last, skip, losses)
 
 
-def _scores(features: Tensor, hidden: Tensor, bias: Tensor, out: Tensor) -> Tensor:
-    return relu(features @ hidden + bias) @ out
+def _scores(features: Tensor, hidden: Tensor, bias: Tensor, out: Tensor, skip: Tensor) -> Tensor:
+    return relu(features @ hidden + bias) @ out + features @ skip
 
 
 def _batch(

@@ -99,6 +99,7 @@ def random_ranker(seed: int = 0, units: int = 8) -> RankerWeights:
         hidden=rng.normal(size=(n, units)).astype(np.float32),
         hidden_bias=rng.normal(size=units).astype(np.float32),
         out=rng.normal(size=units).astype(np.float32),
+        skip=rng.normal(size=n).astype(np.float32),
     )
 
 

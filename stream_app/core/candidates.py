@@ -68,13 +68,17 @@ def feature_names(recipe: StatisticsRecipe) -> tuple[str, ...]:
         "model_rank",
         "in_model",
         "associated",
+        "associated_below_best",
         "associated_rank",
         "associated_earlier",
         *(f"pairs_{half_life:g}m" for half_life in recipe.pair_half_lives_minutes),
+        *(f"pairs_lift_{half_life:g}m" for half_life in recipe.pair_half_lives_minutes),
+        "pairs_of_item_before",
         "pair_count",
         "last_item_clicks",
         *(f"popularity_{half_life:g}m" for half_life in minutes),
         f"popularity_follow_up_{recipe.follow_up_half_life_minutes:g}m",
+        "popularity_rank",
         "item2vec_cosine",
         "in_vocabulary",
         *(f"clicked_{lag}_ago" for lag in range(_LAGS)),
@@ -238,7 +242,8 @@ class CandidateSource:
         n, counted = len(codes), codes >= 0
         popular = np.full((n, len(recipe.popularity_half_lives_ms) + 1), LOG_LEAST)
         popular[counted] = np.maximum(statistics.log_popularities(codes[counted]), LOG_LEAST)
-        newest, earlier, prior = np.zeros(n), np.zeros(n), np.zeros(len(asked))
+        newest, earlier, before_last = np.zeros(n), np.zeros(n), np.zeros(n)
+        prior = np.zeros(len(asked))
         pairs = np.zeros((n_half_lives, n))
         totals = np.zeros((n_half_lives, len(asked)))
         for at, each in enumerate(asked):
@@ -256,21 +261,32 @@ class CandidateSource:
                     newest[rows][where] = weight * row.share[found]
                     pairs[:, rows][:, where] = row.counts[:, found]
                     totals[:, at] = row.totals
-                else:
-                    earlier[rows][where] += weight * row.share[found]
+                    continue
+                if k == 1:
+                    before_last[rows][where] = row.share[found]
+                earlier[rows][where] += weight * row.share[found]
 
-        associated = newest + earlier + prior[session] * np.exp(popular[:, -1])
-        total, rank, before = columns.take(3)
+        popularity = np.exp(popular[:, -1])
+        associated = newest + earlier + prior[session] * popularity
+        total, below, rank, before = columns.take(4)
         total[:] = np.log(associated + LEAST_SHARE)
+        if n:
+            best = np.maximum.reduceat(total, starts[:-1][np.diff(starts) > 0])
+            below[:] = total - np.repeat(best, np.diff(starts)[np.diff(starts) > 0])
         rank[:] = np.log1p(_ranks(associated, session, starts))
         before[:] = np.log(earlier + LEAST_SHARE)
         for column, counts, clicks in zip(columns.take(n_half_lives), pairs, totals, strict=True):
             column[:] = np.log(counts / (clicks[session] + 1.0) + LEAST_SHARE)
-        count, clicks_of_last = columns.take(2)
+        for column, counts, clicks in zip(columns.take(n_half_lives), pairs, totals, strict=True):
+            column[:] = np.log((counts + 0.5) / (popularity * clicks[session] + 0.5))
+        second, count, clicks_of_last = columns.take(3)
+        second[:] = np.log(before_last + LEAST_SHARE)
         count[:] = np.log1p(pairs[-1])
         clicks_of_last[:] = np.log1p(totals[-1])[session]
         for column, values in zip(columns.take(popular.shape[1]), popular.T, strict=True):
             column[:] = values
+        (by_popularity,) = columns.take(1)
+        by_popularity[:] = np.log1p(_ranks(popularity, session, starts))
 
     def _item_columns(
         self,

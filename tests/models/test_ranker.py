@@ -37,7 +37,7 @@ def lists(n_lists: int, seed: int = 0) -> RankedLists:
 
 def weights_of(ranker: Ranker) -> RankerWeights:
     return RankerWeights(
-        ranker.mean, ranker.deviation, ranker.hidden, ranker.hidden_bias, ranker.out
+        ranker.mean, ranker.deviation, ranker.hidden, ranker.hidden_bias, ranker.out, ranker.skip
     )
 
 
@@ -66,7 +66,8 @@ def test_it_learns_what_no_single_feature_says_and_is_served_as_trained(tmp_path
     scores = served.scores(held_out.features)
     assert share_on_top(scores, held_out) > 0.9
     standard = ((held_out.features - ranker.mean) / ranker.deviation).clip(-FARTHEST, FARTHEST)
-    expected = np.maximum(standard @ ranker.hidden + ranker.hidden_bias, 0) @ ranker.out
+    hidden = np.maximum(standard @ ranker.hidden + ranker.hidden_bias, 0)
+    expected = hidden @ ranker.out + standard @ ranker.skip
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
     assert ranker.epoch_losses[-1] < ranker.epoch_losses[0]
 

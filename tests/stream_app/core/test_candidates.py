@@ -107,6 +107,9 @@ def expected(statistics: StatisticsView, session: Asked, item: str) -> dict[str,
         "in_model": float(item in model),
         "associated": math.log(sum(parts) + prior * math.exp(pops[-1]) + LEAST_SHARE),
         "associated_earlier": math.log(sum(parts[1:]) + LEAST_SHARE),
+        "pairs_of_item_before": math.log((parts[1] / 0.5 if parts[1:] else 0.0) + LEAST_SHARE),
+        "pairs_lift_20m": math.log((counts[0] + 0.5) / (math.exp(pops[-1]) * totals[0] + 0.5)),
+        "pairs_lift_360m": math.log((counts[1] + 0.5) / (math.exp(pops[-1]) * totals[1] + 0.5)),
         "pairs_20m": math.log(counts[0] / (totals[0] + 1) + LEAST_SHARE),
         "pairs_360m": math.log(counts[1] / (totals[1] + 1) + LEAST_SHARE),
         "pair_count": math.log1p(counts[1]),
@@ -135,7 +138,13 @@ def test_every_feature_is_what_its_name_says(statistics: StatisticsView) -> None
         by_rank = sorted(found.values(), key=lambda features: features["associated_rank"])
         values = [features["associated"] for features in by_rank]
         assert values == sorted(values, reverse=True)
-        assert by_rank[0]["associated_rank"] == 0.0
+        assert by_rank[0]["associated_rank"] == by_rank[0]["associated_below_best"] == 0.0
+        for features in by_rank:
+            below = features["associated"] - values[0]
+            assert features["associated_below_best"] == pytest.approx(below, abs=1e-5)
+        popular = sorted(found.values(), key=lambda features: features["popularity_rank"])
+        shares = [features["popularity_follow_up_7.5m"] for features in popular]
+        assert shares == sorted(shares, reverse=True)
         assert by_rank[-1]["associated_rank"] <= math.log(len(found)) + 1e-6
 
 
