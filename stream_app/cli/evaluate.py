@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
@@ -14,6 +14,11 @@ from stream_app.core.errors import ConfigurationError
 from stream_app.settings import Settings
 from stream_app.tools.reports import write_report
 
+if TYPE_CHECKING:
+    from stream_app.evaluation.tune_statistics import PairChoice
+    from stream_app.tools.evaluate import StatisticsTuning
+
+SHOWN_CHOICES: Final = 10
 TABLE_WIDTH: Final = 120
 """Characters a line, where the table goes into a file."""
 
@@ -64,7 +69,14 @@ TABLE_WIDTH: Final = 120
     show_default=True,
     help="Learn once and be judged on later sessions; or learn click by click, each judged first.",
 )
-@click.option("--from", "from_ms", type=Moment(), help="Prequential: judge clicks from here on.")
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Choose the half-lives of the stream statistics (statistics.*) on a click log.",
+)
+@click.option(
+    "--from", "from_ms", type=Moment(), help="Prequential, tune: judge clicks from here on."
+)
 @click.option("--to", "to_ms", type=Moment(), help="And before this; what precedes --from is past.")
 @click.option(
     "--version-seconds",
@@ -102,6 +114,7 @@ def evaluate(
     file_format: str | None,
     columns: dict[str, str] | None,
     protocol: str,
+    tune: bool,
     from_ms: int | None,
     to_ms: int | None,
     version_seconds: float,
@@ -120,15 +133,23 @@ def evaluate(
     With --protocol prequential the clicks come in order of time through the worker's own code; each is
     judged by the answer before it, and learned from afterwards (serving.filter_seen and session.* apply).
 
+    With --tune a sample of the newest 400,000 clicks is answered from the stream statistics at many
+    half-lives; what fits best is printed as lines for nextclick.toml.
+
     \b
     Examples:
       nextclick evaluate --bundle out/ --data sequences.parquet --report quality.json
       nextclick evaluate --data sequences.parquet --pairs test_pairs.parquet --rankers session-knn
       nextclick evaluate --data clicks.parquet --protocol prequential --from 2017-10-13 --to 2017-10-14
+      nextclick evaluate --tune --data clicks.parquet
       nextclick evaluate --stream --registry nextclick-data/registry
     """
     if stream == (bool(bundles) or data is not None or pairs is not None):
         raise ConfigurationError("give either --stream, or --data and what to judge on it")
+    if tune and (stream or bundles or pairs is not None or protocol != "static"):
+        raise ConfigurationError(
+            "--tune goes with --data alone (and --from, --to): no model is judged"
+        )
     if stream:
         figures = _evaluate_stream(settings)
         _print_live(figures)
@@ -145,7 +166,11 @@ def evaluate(
             "file_format": file_format,
             "columns": columns,
         }
-        if protocol == "prequential":
+        if tune:
+            common.pop("bundles")
+            plan = tool.StatisticsTuning(from_ms=from_ms, to_ms=to_ms, **common)
+            figures = _tune(plan, settings)
+        elif protocol == "prequential":
             if pairs is not None:
                 raise ConfigurationError("--pairs have no clock: leave out --protocol prequential")
             figures = tool.evaluate_prequential(
@@ -161,7 +186,9 @@ def evaluate(
             )
         else:
             if from_ms is not None or to_ms is not None:
-                raise ConfigurationError("--from and --to go with --protocol prequential")
+                raise ConfigurationError(
+                    "--from and --to go with --protocol prequential, or --tune"
+                )
             figures = tool.evaluate_file(
                 tool.FileEvaluation(
                     pairs=pairs,
@@ -173,13 +200,77 @@ def evaluate(
                 settings,
                 say=_say,
             )
-        _print_quality(figures)
+        if not tune:
+            _print_quality(figures)
     if report is not None:
         write_report(report, figures)
 
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _tune(plan: "StatisticsTuning", settings: Settings) -> dict[str, Any]:
+    from stream_app.tools import evaluate as tool  # noqa: PLC0415 - keeps --help quick
+
+    figures, tuned = tool.tune_on_file(plan, settings, say=_say)
+    days = (tuned.end_ms - tuned.begin_ms) / 86_400_000
+    click.echo(
+        f"{figures['date']}: {tuned.targets:,} next clicks of {figures['data']}, from its newest "
+        f"{tuned.clicks:,} clicks ({days:.1f} days)"
+    )
+    console = Console(width=TABLE_WIDTH)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("co-occurrence at", no_wrap=True)
+    for heading in ("weights", "prior", "R@20", "MRR@20"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for choice in tuned.pairs[:SHOWN_CHOICES]:
+        table.add_row(*_cells(choice))
+    table.add_row("present settings:")
+    table.add_row(*_cells(tuned.present))
+    console.print(table)
+    console.print(
+        f"R@20 + MRR@20 of the best: {tuned.gain:+.4f} +- {tuned.gain_error:.4f} (standard error) "
+        "against the present settings",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("popularity at", no_wrap=True)
+    for heading in ("R@20", "MRR@20"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    plain = [*tuned.popularity[:3], tuned.present_popularity]
+    for row, popular in enumerate(plain):
+        name = _span(popular.half_life_minutes) + (" (present)" if row == len(plain) - 1 else "")
+        table.add_row(name, f"{popular.recall_20:.4f}", f"{popular.mrr_20:.4f}")
+    console.print(table)
+    chosen = figures["settings"]
+    longest = max(chosen["half_life_minutes"], *chosen["pair_half_lives_minutes"])
+    if longest > days * 1440:
+        click.echo(
+            f"{_span(longest)} is longer than the log looked at: here it means that nothing is forgotten"
+        )
+    click.echo("\n[statistics]")
+    for name, value in chosen.items():
+        click.echo(f"{name} = {value}")
+    return figures
+
+
+def _cells(choice: "PairChoice") -> list[str]:
+    return [
+        " + ".join(map(_span, choice.half_lives_minutes)),
+        " + ".join(f"{weight:g}" for weight in choice.weights),
+        f"{choice.prior_clicks:g}",
+        f"{choice.recall_20:.4f}",
+        f"{choice.mrr_20:.4f}",
+    ]
+
+
+def _span(minutes: float) -> str:
+    """5 min, 6 h, 30 d."""
+    for unit, length in (("d", 1440), ("h", 60)):
+        if minutes >= length and minutes % length == 0:
+            return f"{minutes / length:g} {unit}"
+    return f"{minutes:g} min"
 
 
 def _evaluate_stream(settings: Settings) -> dict[str, Any]:

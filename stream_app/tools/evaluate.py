@@ -29,6 +29,7 @@ from stream_app.evaluation.stream_statistics import (
     RecentPopularity,
     StatisticsMaker,
 )
+from stream_app.evaluation.tune_statistics import Tuned, tune_statistics
 from stream_app.files.click_files import is_sequences, read_sequences, read_table
 from stream_app.files.registry import Registry
 from stream_app.settings import Settings, serving_rules, statistics_recipe
@@ -216,6 +217,64 @@ def evaluate_prequential(
         "skipped": {},
         "events_per_second": round(len(stream.targets) * len(rows) / max(1e-9, seconds), 1),
         "seconds": round(seconds, 3),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsTuning:
+    """On which part of a click log half-lives are chosen."""
+
+    data: Path
+    from_ms: int | None = None
+    to_ms: int | None = None
+    """from_ms <= event time < to_ms is predicted; by default the newer half of what is looked at."""
+    file_format: str | None = None
+    columns: Mapping[str, str] | None = None
+
+
+def tune_on_file(
+    plan: StatisticsTuning, settings: Settings, *, say: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Any], Tuned]:
+    """The settings of the stream statistics that fit a click log, as a report.
+
+    Raises `ClickFileError`, `ConfigurationError`.
+    """
+    began = time.perf_counter()
+    if plan.file_format == "sequences" or (plan.file_format is None and is_sequences(plan.data)):
+        raise ConfigurationError(
+            f"{plan.data} has no clock: half-lives are minutes between clicks, give a click log"
+        )
+    rules = serving_rules(settings)
+    tuned = tune_statistics(
+        read_table(plan.data, format=plan.file_format, columns=plan.columns),
+        rules,
+        statistics_recipe(settings),
+        from_ms=plan.from_ms,
+        to_ms=plan.to_ms,
+        say=say,
+    )
+    seconds = time.perf_counter() - began
+    figures = {
+        "data": str(plan.data),
+        "date": datetime.now(UTC).date().isoformat(),
+        "protocol": "tune",
+        "filter_seen": rules.filter_seen,
+        "idle_gap_minutes": rules.limits.idle_gap_minutes,
+        **msgspec.to_builtins(tuned),
+        "settings": settings_of(tuned),
+        "seconds": round(seconds, 3),
+    }
+    return figures, tuned
+
+
+def settings_of(tuned: Tuned) -> dict[str, Any]:
+    """What the best choices are called in `[statistics]`."""
+    best = tuned.pairs[0]
+    return {
+        "half_life_minutes": tuned.popularity[0].half_life_minutes,
+        "pair_half_lives_minutes": list(best.half_lives_minutes),
+        "pair_weights": list(best.weights),
+        "prior_clicks": best.prior_clicks,
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stream_app.cli.evaluate import evaluate as command
+from stream_app.settings import load_settings, statistics_recipe
 from tests.bundles import make_bundle
 from tests.stream_app.evaluation.tables import random_sessions
 
@@ -135,6 +136,27 @@ def test_a_click_log_as_a_stream_goes_through_the_bundle_as_a_worker_would(
         assert 0 < model["recall_20"] < 1
 
 
+def test_tuning_prints_lines_for_the_settings_file(files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    result = evaluate("--tune", "--data", files / "clicks.parquet", "--report", path)
+    assert result.exit_code == 0, result.output
+    report = json.loads(path.read_text())
+    lines = tmp_path / "nextclick.toml"
+    lines.write_text(result.stdout[result.stdout.index("[statistics]") :])
+    recipe = statistics_recipe(load_settings({}, environment={}, file=lines))
+    best = report["pairs"][0]
+    assert list(recipe.pair_half_lives_minutes) == best["half_lives_minutes"]
+    assert list(recipe.pair_weights) == best["weights"]
+    assert recipe.prior_clicks == best["prior_clicks"] == report["settings"]["prior_clicks"]
+    assert recipe.half_life_minutes == report["popularity"][0]["half_life_minutes"]
+    assert best["recall_20"] + best["mrr_20"] >= max(
+        choice["recall_20"] + choice["mrr_20"] for choice in report["pairs"]
+    )
+    assert report["present"]["half_lives_minutes"] == [20, 360]
+    assert f"{report['targets']:,} next clicks of" in result.stdout
+    assert "20 min + 6 h" in result.stdout
+
+
 def test_what_is_printed_names_what_was_left_out(files: Path) -> None:
     result = evaluate("--data", files / "sequences.parquet", "--rankers", "popularity,bundle")
     assert "next clicks of" in result.output
@@ -150,6 +172,11 @@ def test_what_is_printed_names_what_was_left_out(files: Path) -> None:
         (["--data", "sequences.parquet", "--rankers", "best"], "no such ranker: best"),
         (["--data", "clicks.parquet", "--from", "2023-11-14"], "go with --protocol prequential"),
         (["--data", "sequences.parquet", "--protocol", "prequential"], "has no clock"),
+        (["--data", "sequences.parquet", "--tune"], "has no clock"),
+        (["--data", "clicks.parquet", "--tune", "--bundle", "x"], "--tune goes with --data alone"),
+        (["--stream", "--tune"], "--tune goes with --data alone"),
+        (["--tune"], "either --stream"),
+        (["--data", "clicks.parquet", "--tune", "--from", "2033-11-14"], "nothing to tune on"),
         (["--data", "sequences.parquet", "--rankers", "blend"], "no --bundle was given"),
     ],
 )
