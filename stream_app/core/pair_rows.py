@@ -105,9 +105,14 @@ def update_rows(
     weights = weight_of[forward[2]]
     source, target, time_ms = forward[0], forward[1], forward[3]
     if recipe.pair_backward > 0:
-        source, target = np.concatenate([source, target]), np.concatenate([target, source])
-        time_ms = np.concatenate([time_ms, time_ms])
-        weights = np.concatenate([weights, weights * recipe.pair_backward])
+        # An item clicked again follows itself, and reads backward no other way.
+        back = np.flatnonzero(source != target)
+        source, target = (
+            np.concatenate([source, target[back]]),
+            np.concatenate([target, source[back]]),
+        )
+        time_ms = np.concatenate([time_ms, time_ms[back]])
+        weights = np.concatenate([weights, weights[back] * recipe.pair_backward])
     numbers, row = np.unique(source, return_inverse=True)
     newest = row_time_ms[numbers]
     np.maximum.at(newest, row, time_ms)

@@ -132,7 +132,7 @@ class StatisticsCounts:
             follow_ups.append(len(numbers) - 1)
             for distance, other_id in enumerate(reversed(before)):
                 other = number_of.get(other_id)
-                if other is not None and other != number:
+                if other is not None:
                     pairs.before.append(other)
                     pairs.after.append(number)
                     pairs.distance.append(distance)

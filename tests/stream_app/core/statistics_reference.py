@@ -41,11 +41,9 @@ class Reference:
             return
         self.follow_ups.append((click.item_id, click.time_ms))
         for distance, other in enumerate(reversed(session.items[-self.recipe.pair_positions :])):
-            if other == click.item_id:
-                continue
             weight = self.recipe.pair_position_decay**distance
             self.pairs.append((other, click.item_id, weight, click.time_ms))
-            if self.recipe.pair_backward:
+            if self.recipe.pair_backward and other != click.item_id:
                 back = weight * self.recipe.pair_backward
                 self.pairs.append((click.item_id, other, back, click.time_ms))
         session.items.append(click.item_id)

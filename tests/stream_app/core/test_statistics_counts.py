@@ -227,9 +227,12 @@ def test_clicks_without_consent_are_popular_and_nothing_else():
     assert len(view.follow_ups) == 0
 
 
-def test_a_reload_of_the_same_item_is_no_pair():
+def test_an_item_that_is_clicked_again_follows_itself_once():
+    """A fifth to a third of a shop's clicks come back to an item; read backward it would be the same pair."""
     view = LocalStatistics(RECIPE).fold(session_of("aa"))
-    assert view.row("a") is None
+    row = view.row("a")
+    assert view.ids(row.neighbours.tolist()) == ["a"]
+    assert row.counts.tolist() == [[1.0], [1.0]]
     assert len(view.follow_ups) == 1
 
 
