@@ -81,7 +81,7 @@ def show(settings: Settings, version: str) -> None:
 @click.option("--reason", default="promoted by hand", show_default=True, help="Kept on the topic.")
 @_settings
 def promote_command(settings: Settings, version: str, reason: str) -> None:
-    """Make VERSION live; workers switch within seconds.  `none` goes back to popularity.
+    """Make VERSION live; workers switch within seconds.  `none` goes back to the statistics.
 
     The version is verified first; a damaged one is not promoted.
 
@@ -140,7 +140,7 @@ def _row(manifest: ModelManifest) -> tuple[str, ...]:
 
 
 def _tell(release: Release) -> None:
-    now = release.model_version or "no model (popularity answers)"
+    now = release.model_version or "no model (statistics answer)"
     click.echo(f"live: {now}; before: {release.previous or 'no model'}")
 
 

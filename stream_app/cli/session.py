@@ -70,7 +70,7 @@ def _describe(known: sessions.KnownSession, settings: Settings) -> Iterator[str]
         yield "last shown   nothing"
         return
     version = state.shown_model_version
-    by = "popularity" if version == NO_MODEL else f"model {printable(version)}"
+    by = "statistics" if version == NO_MODEL else f"model {printable(version)}"
     yield f"last shown   by {by}, best first"
     candidates = (
         *sessions.vocabulary_of(settings.registry, version),

@@ -271,7 +271,7 @@ class Demo:
         if not environment.is_pending and not self._environment_told:
             self._environment_told = True
             if environment.failure is not None:
-                self._tell(f"no trainings, popularity goes on answering: {environment.failure}")
+                self._tell(f"no trainings, the statistics go on answering: {environment.failure}")
             elif environment.seconds:
                 self._tell(f"torch is there after {environment.seconds:.0f} s")
         if environment.python is None:

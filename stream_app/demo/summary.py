@@ -82,9 +82,9 @@ def print_summary(
     if facts.first_model is not None:
         lines.append(f"first trained model live after {facts.first_model:.0f} s")
     elif numbers.recommended:
-        lines.append("no trained model came live; popularity answered")
+        lines.append("no trained model came live; the statistics answered")
     for swap in numbers.swap_gaps.swaps[1:]:
-        to = "popularity" if swap.version == NO_MODEL else swap.version
+        to = "statistics" if swap.version == NO_MODEL else swap.version
         lines.append(
             f"swap to {to}: longest gap among the {swap.answers:,} answers around it "
             f"{swap.longest_gap_ms} ms"

@@ -296,7 +296,7 @@ class Endpoints:
         if version == "live":
             live = self._models.live_version()
             if live is None:
-                raise Refused(404, "NoModel", "no model is live: popularity answers")
+                raise Refused(404, "NoModel", "no model is live: the statistics answer")
             version = live
         try:
             return await self._models.space(version)

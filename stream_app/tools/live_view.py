@@ -100,7 +100,7 @@ class ClickSample:
 
 
 def version_label(version: str) -> str:
-    return "popularity" if version == NO_MODEL else printable(version)
+    return "statistics" if version == NO_MODEL else printable(version)
 
 
 def hit_rate(judgement: Judgement) -> float | None:
@@ -121,23 +121,30 @@ def latency_text(numbers: LiveNumbers, now: float) -> str:
 
 
 def status_line(numbers: LiveNumbers, now: float, *, best: float | None) -> str:
-    """`151 clicks/s  p50 4 ms  p99 12 ms  hit rate@20: popularity 8.9 %, ...-3f2a 27.4 % (70 % of best)`"""
+    """`151 clicks/s  p50 4 ms  p99 12 ms  hit rate@20: statistics 18.9 %, ...-3f2a 27.4 % (70 % of best)`"""
     parts = [f"{numbers.clicks_per_second(now):,.0f} clicks/s", latency_text(numbers, now)]
     rates = []
-    for version, quality in _shown_versions(numbers, 1):
+    for name, _, quality in _shown_versions(numbers, 1):
         rate = hit_rate(quality.live)
         if rate is not None:
             share = f" ({rate / best:.0%} of best)" if best else ""
-            rates.append(f"{version_label(version)} {percent(rate)}{share}")
+            rates.append(f"{name} {percent(rate)}{share}")
     if rates:
         parts.append("hit rate@20: " + ", ".join(rates))
     return "  ".join(parts)
 
 
-def _shown_versions(numbers: LiveNumbers, models: int) -> list[tuple[str, VersionQuality]]:
-    """Popularity, and the newest models."""
+def _shown_versions(numbers: LiveNumbers, models: int) -> list[tuple[str, bool, VersionQuality]]:
+    """Name, whether it is a model, and figures: what answers without a model, and the newest models.
+
+    Where nothing was answered without one, the first row is plain popularity beside the models.
+    """
     newest = [pair for pair in numbers.versions.items() if pair[0] != NO_MODEL][-models:]
-    return [(NO_MODEL, numbers.popularity_quality()), *newest]
+    first = numbers.popularity_quality()
+    beside = first.popularity is first.live and first.live.predictions > 0
+    name = "popularity" if beside else version_label(NO_MODEL)
+    models_shown = [(version_label(version), True, quality) for version, quality in newest]
+    return [(name, False, first), *models_shown]
 
 
 # -- the picture -------------------------------------------------------------------------------------
@@ -146,7 +153,7 @@ def _shown_versions(numbers: LiveNumbers, models: int) -> list[tuple[str, Versio
 def quality_table(
     numbers: LiveNumbers, *, best: float | None, models: int = VERSIONS_SHOWN
 ) -> Table:
-    """Live hit rate by model version, against popularity on the same clicks and the best possible."""
+    """Live hit rate by model version, and of the statistics, against popularity on the same clicks and the best possible."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("answers by", width=21, no_wrap=True)
     table.add_column("judged", width=7, justify="right")
@@ -156,14 +163,13 @@ def quality_table(
     if best:
         table.add_column("of best", width=7, justify="right")
     rows = _shown_versions(numbers, models)
-    rates = [rate for _, quality in rows if (rate := hit_rate(quality.live)) is not None]
+    rates = [rate for _, _, quality in rows if (rate := hit_rate(quality.live)) is not None]
     full = best or max(rates, default=0.0)
-    for place, (version, quality) in enumerate(rows):
+    for place, (name, is_model, quality) in enumerate(rows):
         rate = hit_rate(quality.live)
-        is_model = version != NO_MODEL
-        beside = hit_rate(quality.popularity) if is_model else None
+        beside = None if quality.popularity is quality.live else hit_rate(quality.popularity)
         cells: list[RenderableType] = [
-            Text(version_label(version)),
+            Text(name),
             f"{quality.live.predictions:,}",
             percent(rate),
             Text(bar((rate or 0.0) / full if full else 0.0), "green" if is_model else "yellow"),

@@ -47,7 +47,7 @@ class RunningDemo:
         ]
 
     def lines_with_hit_rates(self) -> int:
-        return self.log.count("hit rate@20: popularity")
+        return self.log.count("hit rate@20: statistics")
 
     @property
     def page(self) -> str | None:
@@ -102,7 +102,7 @@ def test_every_click_is_accounted_for_though_the_worker_is_killed_and_nothing_is
     )
     assert fields["restarts"] == 1
     assert "worker ended with status -9 and was started again" in demo.log
-    assert "no trainings, popularity goes on answering: /dev/null/training" in demo.log
+    assert "no trainings, the statistics go on answering: /dev/null/training" in demo.log
     assert fields["seconds_to_first_model"] is None
     [popularity] = fields["models"]
     assert popularity["version"] == "none"

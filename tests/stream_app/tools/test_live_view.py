@@ -21,7 +21,9 @@ def console(width: int = 80, height: int = 24) -> Console:
 
 def busy_numbers() -> live_view.LiveNumbers:
     live = numbers()
-    live.versions["none"] = VersionQuality(0.0, 12_000, Judgement(10_472, 1_162, 300.0))
+    live.versions["none"] = VersionQuality(
+        0.0, 12_000, Judgement(10_472, 1_162, 300.0), Judgement(10_472, 943, 250.0)
+    )
     for number in range(5):
         live.versions[f"{VERSION}{number}"] = VersionQuality(
             0.0, 9_000, Judgement(8_916, 2_687, 700.0), Judgement(8_916, 1_029, 300.0)
@@ -56,17 +58,32 @@ def test_the_table_compares_each_model_with_popularity_and_with_the_best() -> No
     screen = console()
     screen.print(live_view.quality_table(busy_numbers(), best=0.6028))
     rows = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert rows[1][:4] == ["popularity", "10,472", "11.1", "%"]
-    assert rows[1][-2:] == ["18", "%"]
+    assert rows[1][:4] == ["statistics", "10,472", "11.1", "%"]
+    assert rows[1][-4:] == ["9.0", "%", "18", "%"], "popularity beside what answers without a model"
     assert rows[2][:4] == [f"{VERSION}2", "8,916", "30.1", "%"], "the newest three models"
     assert rows[2][-4:] == ["11.5", "%", "50", "%"]
 
 
-def test_a_stream_that_popularity_never_answered_still_shows_what_it_would_have_scored() -> None:
+def test_a_stream_that_was_never_answered_without_a_model_still_shows_what_popularity_would_have() -> (
+    None
+):
     live = busy_numbers()
+    assert "hit rate@20: statistics 11.1 %" in live_view.status_line(live, 1.0, best=None)
     del live.versions["none"]
     line = live_view.status_line(live, 1.0, best=None)
     assert f"hit rate@20: popularity 11.5 %, {VERSION}4 30.1 %" in line
+    screen = console()
+    screen.print(live_view.quality_table(live, best=None))
+    rows = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert rows[1][0] == "popularity"
+    assert rows[1].count("%") == 1, "not beside itself"
+
+
+def test_before_the_first_answer_it_is_the_statistics_turn() -> None:
+    screen = console()
+    screen.print(live_view.quality_table(numbers(), best=None))
+    rows = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert rows[1][:2] == ["statistics", "0"]
 
 
 def test_names_cannot_steer_the_terminal() -> None:
