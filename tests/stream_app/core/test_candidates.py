@@ -30,7 +30,7 @@ DIRECTIONS = (DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=1, keepdims=True)).as
 @pytest.fixture(scope="module")
 def statistics() -> StatisticsView:
     clicks, offset = [], 0
-    for n, items in enumerate(["abc", "abd", "acb", "bca", "dab", "new a", *["x"] * 5, "xa"]):
+    for n, items in enumerate(["abc", "bad", "acb", "bca", "dab", "new a", *["x"] * 5, "xa"]):
         words = items.split() if " " in items else list(items)
         clicks += session_of(words, session=str(n), offset=offset)
         offset += len(words)
