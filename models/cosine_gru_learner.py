@@ -12,6 +12,7 @@ from torch.nn.functional import embedding, normalize
 
 from models.adam import RowAdam
 from models.cosine_gru import CosineGRU
+from models.dropout import keep_scale
 from models.negatives import NegativeSampler, sampling_weights
 from models.network import Step
 from models.sampled_softmax import OwnItems, log_inclusion, sampled_softmax
@@ -95,7 +96,7 @@ class CosineGRULearner:
         table = model.item_vectors.detach().index_select(0, candidates).requires_grad_()
         vectors = embedding(items[:-1], table)
         if config.dropout_items > 0:
-            vectors = vectors * _keep_scale(vectors.shape, config.dropout_items, rng)
+            vectors = vectors * keep_scale(vectors.shape, config.dropout_items, rng)
         rows = _Rows(places[: batch.items.size].reshape(batch.items.shape), batch.lengths)
         newest = rows.newest(config.history_items)
         queries, repeats = model.walk(vectors, torch.from_numpy(newest.astype(np.float32)))
@@ -188,9 +189,3 @@ class _Rows:
 
 def _pairs(codes: NDArray[np.int64], n_candidates: int) -> _Pairs:
     return torch.from_numpy(codes // n_candidates), torch.from_numpy(codes % n_candidates)
-
-
-def _keep_scale(shape: torch.Size, dropout: float, generator: np.random.Generator) -> Tensor:
-    """0 with probability `dropout`, else 1 / (1 - dropout): the expectation stays."""
-    kept = generator.random(tuple(shape), dtype=np.float32) >= np.float32(dropout)
-    return torch.from_numpy(kept).to(torch.float32).div_(1.0 - dropout)

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.dropout import keep_scale
 from models.gru4rec import GRU4Rec
 from models.losses import bpr_max, cross_entropy
 from models.optimiser import MomentumAdagrad
@@ -66,11 +67,11 @@ class TrainingStep:
 
         embedded = input_rows
         if config.dropout_embedding > 0:
-            embedded = embedded * _keep_scale(embedded.shape, config.dropout_embedding, dropout)
-        keep_scale = None
+            embedded = embedded * keep_scale(embedded.shape, config.dropout_embedding, dropout)
+        kept = None
         if config.dropout_hidden > 0:
-            keep_scale = [_keep_scale(h.shape, config.dropout_hidden, dropout) for h in hidden]
-        hidden = model.advance(embedded, hidden, keep_scale)
+            kept = [keep_scale(h.shape, config.dropout_hidden, dropout) for h in hidden]
+        hidden = model.advance(embedded, hidden, kept)
         query = hidden[-1].detach()
         if self._has_logq:
             output_bias.sub_(self._logq(targets, negatives))
@@ -138,10 +139,3 @@ class TrainingStep:
 def _gradient(tensor: Tensor) -> Tensor:
     assert tensor.grad is not None, "every leaf takes part in the scores"
     return tensor.grad
-
-
-def _keep_scale(shape: torch.Size, dropout: float, generator: np.random.Generator) -> Tensor:
-    """0 with probability `dropout`, else 1 / (1 - dropout): the expectation stays."""
-    # numpy's generator: a mask costs a fifth of what torch's takes.
-    kept = generator.random(shape, dtype=np.float32) >= np.float32(dropout)
-    return torch.from_numpy(kept).to(torch.float32).div_(1.0 - dropout)

@@ -107,7 +107,7 @@ def test_a_block_of_the_live_feed_is_taken_apart_as_the_standard_says(run: Run) 
 
 
 def test_versions_and_titles_are_shortened_for_people(run: Run) -> None:
-    assert run("format", "versionName", None) == "popularity"
+    assert run("format", "versionName", None) == "statistics"
     assert run("format", "versionName", "my-own-model") == "my-own-model"
     assert run("format", "versionName", "20261124T124121Z-ba08").startswith("ba08 · ")
     assert run("format", "titleParts", "Pair of jeans 'Koi 2' navy") == {

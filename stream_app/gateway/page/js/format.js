@@ -27,7 +27,7 @@ export function seconds(value) {
   return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
 }
 
-/** What is called `none` on the wire has a name: popularity. */
+/** What is called `none` on the wire has a name: the stream statistics (what is clicked next, else popularity). */
 export const isPopularity = (version) => version == null || version === "none";
 
 /** When a version was made, ms; null where its name does not say. */
@@ -40,7 +40,7 @@ export function versionTime(version) {
 
 /** "20261124T124121Z-ba08" -> "ba08 · 13:41" in local time: short, and still told apart. */
 export function versionName(version) {
-  if (isPopularity(version)) return "popularity";
+  if (isPopularity(version)) return "statistics";
   const ms = versionTime(version);
   return ms === null ? version : `${version.split("-").pop()} · ${shortClock(ms)}`;
 }

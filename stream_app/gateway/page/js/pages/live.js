@@ -83,7 +83,7 @@ function drawTiles(figures) {
   const open = figures.clicks - figures.recommended - figures.dead_lettered - ignored;
   const tile = (name, value, note, wide) => h(`div.tile${wide ? ".is-wide" : ""}`, {}, h("dt", {}, name), h("dd", {}, h("strong", {}, value), note && h("span", {}, note)));
   return [
-    tile(isPopularity(figures.live_version) ? "Popularity hits" : `Model ${versionName(figures.live_version)} hits`, percent(rate),
+    tile(isPopularity(figures.live_version) ? "Statistics hit" : `Model ${versionName(figures.live_version)} hits`, percent(rate),
       rate !== null && best ? `${Math.round((rate / best) * 100)} % of the best possible ${percent(best)}` : "of next clicks", true),
     tile("Clicks", count(figures.clicks_per_second), "per second"),
     tile("Half answered in", milliseconds(figures.latency_ms?.p50), "p50"),

@@ -25,7 +25,7 @@ export function mount(root, { path: [wanted], query, signal }) {
       shown = told.live?.model_version ?? null;
       if (!trainings.length) {
         fill(place, notice("empty", "No model has been trained yet.",
-          ["The first comes from ", h("code", {}, "nextclick retrain"), " once there are clicks enough to learn from; until then popularity answers. In the demo that takes about two minutes."],
+          ["The first comes from ", h("code", {}, "nextclick retrain"), " once there are clicks enough to learn from; until then the stream statistics answer. In the demo that takes about two minutes."],
           { label: "Look again", run: load }));
         return;
       }

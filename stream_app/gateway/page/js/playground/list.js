@@ -7,8 +7,8 @@ import { picture } from "../pictures/picture.js";
 import { visit } from "./visit.js";
 
 const FALLBACKS = {
-  no_model: "No model is live yet, so this is what is popular right now.",
-  unknown_item: "The model has never met this item, so this is what is popular right now.",
+  no_model: "No model is live yet: this is what others clicked next, or what is popular right now.",
+  unknown_item: "The model has never met this item: this is what others clicked next, or what is popular right now.",
   no_consent: "Without consent nothing is remembered: this is what is popular right now.",
 };
 const MOVE_MS = 320;
@@ -45,12 +45,12 @@ export function listPanel(onClick) {
 }
 
 function drawFacts({ latency_ms, browser_ms, model_version, fallback }) {
-  const note = fallback && (FALLBACKS[fallback] ?? `Answered from popularity (${fallback}).`);
+  const note = fallback && (FALLBACKS[fallback] ?? `Answered from the statistics (${fallback}).`);
   return [
     h("p.next-latency", {}, h("strong", {}, milliseconds(latency_ms)), " in the stream"),
     browser_ms !== null && h("p.next-latency", {}, h("strong", {}, milliseconds(browser_ms)), " in your browser"),
-    h(`p.chip${isPopularity(model_version) || fallback ? ".is-crowd" : ".is-signal"}`, { title: model_version ?? "popularity" },
-      isPopularity(model_version) ? "popularity" : `model ${versionName(model_version)}`),
+    h(`p.chip${isPopularity(model_version) || fallback ? ".is-crowd" : ".is-signal"}`, { title: model_version ?? "statistics" },
+      isPopularity(model_version) ? "statistics" : `model ${versionName(model_version)}`),
     note && h("p.next-note", {}, note),
   ];
 }
