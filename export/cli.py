@@ -18,7 +18,7 @@ from stream_app.logging_setup import get_logger, set_up_logging
 from stream_app.settings import Settings
 
 if TYPE_CHECKING:
-    from export.retrain import RunOutcome
+    from export.run import RunOutcome
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}

@@ -11,7 +11,7 @@ from stream_app.core.errors import NextclickError
 from stream_app.logging_setup import get_logger
 
 if TYPE_CHECKING:
-    from export.retrain import RunOutcome
+    from export.run import RunOutcome
 
 WAITING_SECONDS: Final = 2.0
 """Before the first model, the log is looked at this often: the first model should not be late."""

@@ -7,15 +7,9 @@ Killed at any point it leaves the registry as it was: everything is made in a sc
 bundle is published by one rename, and the pointer moves last.
 """
 
-import fcntl
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -39,6 +33,7 @@ from export.gate import TARGETS_MIN, Contender, Verdict, allowed_loss, judge
 from export.parity import ParityReport, check_parity
 from export.plan import LiveModel, Plan, Say, find_live_model, plan_refit, plan_training
 from export.report import RunReport, markdown, plot
+from export.run import Run, RunOutcome, scratch_directory
 from export.second_stage import SecondStageOutcome, SecondStageReport, make_second_stage
 from export.window import Division, Window, divide, in_vocabulary_of, read_newest
 from models.checkpoint import Checkpoint, all_finite
@@ -49,7 +44,6 @@ from models.train import TrainingResult, train
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote
 from stream_app.adapters.retrain_instruments import RetrainInstruments
-from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import RankingQuality
 from stream_app.core.statistics import MINUTE_MS
 from stream_app.evaluation.bundle_quality import evaluate_bundle
@@ -58,45 +52,7 @@ from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundl
 from stream_app.files.registry import Registry
 from stream_app.settings import RetrainSettings, Settings, serving_rules, statistics_recipe
 
-Result = Literal["published", "gated", "waiting"]
-
-SCRATCH: Final = "retrain"
-
 ITEM2VEC_EPOCHS: Final = 3
-
-
-class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended; `waiting` and `gated` are no faults."""
-
-    result: Result
-    reason: str
-    model_version: str | None = None
-    sessions: int = 0
-    """Sessions of two clicks or more in the window."""
-    before_first_model: bool = False
-    """No model is live yet."""
-    report: RunReport | None = None
-    report_path: str | None = None
-
-
-@dataclass(slots=True)
-class Run:
-    """The tools of one run."""
-
-    settings: Settings
-    registry: Registry
-    scratch: Path
-    instruments: RetrainInstruments
-    say: Say
-    progress: ProgressCallback | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        with self.instruments.step(name):
-            yield
-        self.seconds[name] = round(time.perf_counter() - began, 3)
 
 
 def retrain_once(
@@ -115,7 +71,7 @@ def retrain_once(
     """
     registry = Registry(settings.registry)
     registry.check_writable()
-    with _scratch(settings) as scratch:
+    with scratch_directory(settings) as scratch:
         if registry.directory is not None:
             remove_leftovers(registry.directory)
         run = Run(settings, registry, scratch, instruments, say, progress)
@@ -428,34 +384,3 @@ def _write_report(run: Run, report: RunReport) -> str:
     data = msgspec.json.format(msgspec.json.encode(report), indent=2)
     run.registry.write_report(version, "report.json", data)
     return run.registry.write_report(version, "report.md", markdown(report).encode())
-
-
-@contextmanager
-def _scratch(settings: Settings) -> Iterator[Path]:
-    """A directory of this run's own: emptied of what a killed run left, and again afterwards.
-
-    Raises `ConfigurationError` if it cannot be written to, or another retraining holds it.
-    """
-    directory = settings.data_dir / SCRATCH
-    lock: Any = None
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (settings.data_dir / f"{SCRATCH}.lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir()
-    except OSError as error:
-        busy = isinstance(error, BlockingIOError)
-        if lock is not None:
-            lock.close()
-        raise ConfigurationError(
-            f"another retraining is at work in {settings.data_dir}: wait for it, or give each its own "
-            "--data-dir"
-            if busy
-            else f"cannot write to {directory}: {error.strerror}.  Set another --data-dir"
-        ) from error
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        lock.close()

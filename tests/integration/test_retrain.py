@@ -30,7 +30,8 @@ from stream_app.settings import RetrainSettings, Settings
 pytest.importorskip("torch", reason="needs the training environment")
 pytestmark = pytest.mark.torch
 
-from export.retrain import Run, RunOutcome, retrain_once  # noqa: E402 - only where torch is
+from export.retrain import retrain_once  # noqa: E402 - only where torch is
+from export.run import Run, RunOutcome  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +130,34 @@ def test_the_log_becomes_a_live_model_and_then_a_newer_one(shop: Shop) -> None:
     older = open_bundle(shop.registry.fetch(first.model_version))
     assert newer.vocabulary.ids[: len(older.vocabulary)] == older.vocabulary.ids
     assert len(newer.vocabulary) > len(older.vocabulary)
+
+
+def test_the_cosine_gru_is_trained_and_gone_on_from_and_a_change_of_kind_begins_anew(
+    shop: Shop,
+) -> None:
+    """With a second stage where the held-out clicks are enough for one."""
+    shop.clicks(1200)
+    first = shop.retrain(architecture="cosine-gru", epochs=8, holdout_share=0.4)
+    assert first.result == "published", first.reason
+    bundle = open_bundle(shop.registry.fetch(str(first.model_version)))
+    assert bundle.manifest.architecture == "cosine-gru"
+    assert [tensor.name for tensor in bundle.manifest.state] == ["hidden", "recent"]
+    assert first.report is not None
+    found = first.report.second_stage
+    assert found is not None
+    assert found.lists > 300
+    assert (bundle.ranker is not None) == found.is_better
+    OnnxScorer.of(bundle)
+
+    shop.clicks(300)
+    second = shop.retrain(architecture="cosine-gru")
+    assert second.report is not None
+    assert second.report.training.started_from == first.model_version
+    shop.clicks(300)
+    third = shop.retrain(architecture="gru4rec", second_stage=False)
+    assert third.report is not None
+    assert third.report.training.started_from is None
+    assert third.report.second_stage is None
 
 
 def newest_click_ms(shop: Shop) -> int:
