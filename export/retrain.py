@@ -123,7 +123,7 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
         )
     run.instruments.training_rate.set(training.events_per_second)
     past = in_vocabulary_of(division.past, window.vocabulary, plan.vocabulary)
-    content = _content(run, training, plan, past, live)
+    content = _content(run, training, plan, past, _origin(plan, live))
     with run.step("export"):
         candidate, parity = _export(run, content, training.checkpoint)
     with run.step("evaluate"):
@@ -217,7 +217,7 @@ def _refit(
             threads=settings.threads,
         )
         everything = in_vocabulary_of(window.sessions, window.vocabulary, refit.vocabulary)
-        content = _content(run, training, refit, everything, live)
+        content = _content(run, training, refit, everything, _origin(plan, live))
         scorer, parity = _export(run, content, training.checkpoint)
         held_out = in_vocabulary_of(division.held_out, window.vocabulary, refit.vocabulary)
         recall = evaluate_bundle(scorer, held_out).recall_20
@@ -309,8 +309,13 @@ def _what_is_missing(sessions: int, division: Division, settings: RetrainSetting
     return None
 
 
+def _origin(plan: Plan, live: LiveModel | None) -> str | None:
+    """Version whose weights the candidate began with; None: from scratch."""
+    return live.version if live is not None and plan.start is not None else None
+
+
 def _content(
-    run: Run, training: TrainingResult, plan: Plan, past: SessionTable, live: LiveModel | None
+    run: Run, training: TrainingResult, plan: Plan, past: SessionTable, started_from: str | None
 ) -> BundleContent:
     checkpoint, now = training.checkpoint, datetime.now(UTC)
     n_items = len(plan.vocabulary)
@@ -325,7 +330,7 @@ def _content(
         past,
         epochs=plan.config.epochs,
         seconds=training.seconds,
-        started_from=live.version if live is not None and plan.start is not None else None,
+        started_from=started_from,
     )
     return bundle_content(
         checkpoint,
