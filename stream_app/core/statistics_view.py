@@ -224,7 +224,7 @@ class StatisticsView:
         for recent in sessions:
             scored = self.scored(recent, k)
             lists.append(None if scored is None else self._best(scored[0], scored[1], k))
-        flat = [-score for best in lists if best is not None for score, _ in best]
+        flat = [0.0 - score for best in lists if best is not None for score, _ in best]  # no -0.0
         rounded = round_significant(np.array(flat, dtype=np.float64)).tolist()
         made: list[list[ScoredItem] | None] = []
         begin, ranks = 0, range(1, k + 1)

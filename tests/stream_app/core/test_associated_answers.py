@@ -106,3 +106,10 @@ def test_a_superseded_click_is_not_asked_for(statistics):
 def test_an_erased_session_later_in_the_batch_changes_no_answer_before_it(statistics):
     outcome = answered(statistics, record(0, "s", "a"), record(1, "s", "a", event_type="erase"))
     assert lists_of(outcome) == [["b", "c"]]
+
+
+def test_items_that_fill_a_list_up_score_nothing_and_not_minus_nothing(statistics):
+    """JSON would show the sign."""
+    items = statistics.associated([["a"]], 4)[0]
+    assert items[-1].score == 0.0
+    assert str(items[-1].score) == "0.0"
