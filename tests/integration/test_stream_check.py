@@ -120,7 +120,7 @@ def test_every_answer_is_the_same_when_computed_anew(
         for record in read_topic(settings.kafka.bootstrap_servers, topics.recommendations)
         if json.loads(record.value)["model_version"] == version
     ]
-    assert len(two_stages) > 400
+    assert len(two_stages) > 250, "two of three parts at least"
     from_elsewhere = {item["item_id"] for answer in two_stages for item in answer["items"]}
     assert from_elsewhere & set(UNKNOWN), "candidates that the model does not know"
     assert len(check.judgements) == 3
