@@ -12,6 +12,7 @@ import { onStream, stream } from "../stream.js";
 export const title = "Sessions";
 
 const AGAIN_MS = 4000;
+const AT_MOST_EVERY_MS = 2000;
 
 export function mount(root, { path: [id], signal }) {
   const place = h("div");
@@ -32,10 +33,17 @@ export function mount(root, { path: [id], signal }) {
   resume({ signal }).then(() => signal.aborted || drawOthers());
   drawOthers();
   let drawn = Date.now();
+  let waiting = false;
   onStream((kind) => {
-    if (kind !== "answer" || Date.now() - drawn < 2000 || others.contains(document.activeElement)) return;
-    drawn = Date.now();
-    drawOthers();
+    if (kind !== "answer" || waiting) return;
+    waiting = true;
+    // The last answer of a burst is drawn as well, a moment later.
+    setTimeout(() => {
+      waiting = false;
+      if (signal.aborted || others.contains(document.activeElement)) return;
+      drawn = Date.now();
+      drawOthers();
+    }, Math.max(0, drawn + AT_MOST_EVERY_MS - Date.now()));
   }, signal);
 
   if (!id) {
