@@ -9,6 +9,7 @@ missing.  A whole batch of sessions is gathered at once, item ids are looked at 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ class Candidates:
     """[n, n_features], in the order of `feature_names`."""
 
 
+@cache
 def feature_names(recipe: StatisticsRecipe) -> tuple[str, ...]:
     """Of every candidate, in order.  A ranker that was trained on others is not asked."""
     minutes = (recipe.half_life_minutes, *recipe.half_lives_minutes)
@@ -87,11 +89,26 @@ def feature_names(recipe: StatisticsRecipe) -> tuple[str, ...]:
     )
 
 
-class CandidateSource:
-    """For one model and one version of the statistics: sessions in, candidates with features out.
+class _Lookups:
+    """Which item of a vocabulary is which number of a version, as far as anybody has asked."""
 
-    Keeps what it looked up, so it is worth keeping for as long as the version is the newest.
-    """
+    def __init__(self, vocabulary: ItemVocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.code_of_index = np.full(len(vocabulary), _UNASKED, dtype=np.int64)
+        self.index_of_number: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, vocabulary: ItemVocabulary, statistics: StatisticsView) -> "_Lookups":
+        """Kept with the version, and gone with it."""
+        found = statistics.kept.get(id(vocabulary))
+        if found is None or found.vocabulary is not vocabulary:
+            found = statistics.kept[id(vocabulary)] = cls(vocabulary)
+        assert isinstance(found, cls)
+        return found
+
+
+class CandidateSource:
+    """For one model and one version of the statistics: sessions in, candidates with features out."""
 
     def __init__(
         self,
@@ -104,8 +121,9 @@ class CandidateSource:
         self._stage, self._vocabulary = stage, vocabulary
         self._directions, self._statistics = directions, statistics
         self._n_features = len(feature_names(statistics.recipe))
-        self._code_of_index = np.full(len(vocabulary), _UNASKED, dtype=np.int64)
-        self._index_of_number: dict[int, int] = {}
+        lookups = _Lookups.of(vocabulary, statistics)
+        self._code_of_index = lookups.code_of_index
+        self._index_of_number = lookups.index_of_number
 
     def candidates(self, asked: Sequence[Asked]) -> Candidates:
         """A session without any is an empty one."""

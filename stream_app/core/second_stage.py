@@ -6,7 +6,7 @@ speed of clicks: the first finds a hundred items, the second knows when to trust
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,15 +35,12 @@ class Gathered(NamedTuple):
 
 
 class SecondStages:
-    """A model's ranker over one version of the statistics."""
-
-    _latest: "ClassVar[SecondStages | None]" = None
-    """The last one made: what it looked up stays true while model and version are the same."""
+    """A model's ranker over one version of the statistics, for a batch."""
 
     def __init__(
         self, ranker: Ranker, vocabulary: ItemVocabulary, statistics: StatisticsView
     ) -> None:
-        self.ranker, self.statistics = ranker, statistics
+        self.ranker = ranker
         self.source = CandidateSource(ranker.stage, vocabulary, ranker.directions, statistics)
 
     @classmethod
@@ -55,10 +52,7 @@ class SecondStages:
             return None
         if statistics.version is None or ranker.stage.features != feature_names(statistics.recipe):
             return None
-        latest = SecondStages._latest
-        if latest is None or latest.ranker is not ranker or latest.statistics is not statistics:
-            latest = SecondStages._latest = cls(ranker, scorer.vocabulary, statistics)
-        return latest
+        return cls(ranker, scorer.vocabulary, statistics)
 
     def lists(self, asked: Sequence[Asked], k: int) -> "RankedLists":
         """The best `k` for each session, all scored in one call."""

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class StatisticsView:
         "_snapshot",
         "_total_keys",
         "follow_ups",
+        "kept",
         "recipe",
         "totals",
         "version",
@@ -90,6 +91,8 @@ class StatisticsView:
         self._bare = sum(recipe.pair_weights)
         self._lists: dict[int, list[ScoredItem]] = {}
         self._rows: dict[int, Row] = {}
+        self.kept: dict[int, Any] = {}
+        """What a reader of this version looked up, by a number of his own; it must not refer to the view."""
 
     def __len__(self) -> int:
         return len(self._popular)

@@ -1,6 +1,8 @@
 """The second stage in the pipeline: it orders the candidates, or steps aside."""
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -118,3 +120,17 @@ def test_what_was_gathered_can_be_learned_from() -> None:
     gathered = outcome.ranked.gathered(outcome.ranked_rows[0])
     assert {"a", "b", "c"} <= set(gathered.ids)
     assert gathered.features.shape == (len(gathered.ids), len(NAMES))
+
+
+def test_a_view_that_was_answered_from_is_let_go_with_its_last_user() -> None:
+    """A worker without clicks must not keep an old version: what changes after it is remembered for it."""
+    model, view = scorer(), statistics()
+    gone = weakref.ref(view._snapshot)
+    answered(model, view)
+    answered(model, view)
+    gc.disable()
+    try:
+        del view
+        assert gone() is None
+    finally:
+        gc.enable()
