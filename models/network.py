@@ -1,5 +1,6 @@
 """What every network of ours is to the others: to training, evaluation, export and the warm start."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol
 
@@ -10,7 +11,7 @@ from models.config import ModelConfig
 from stream_app.core.manifest import StateTensor
 
 
-class SessionModel(nn.Module):
+class SessionModel(nn.Module, ABC):
     """A next-item model with a state per session: one `step` per click, scores from the state alone.
 
     scores = add_repeats(query(*states) @ output_matrix().T + output_bias(), *states).
@@ -22,33 +23,33 @@ class SessionModel(nn.Module):
     config: ModelConfig
     n_items: int
 
+    @abstractmethod
     def initialise(self, generator: torch.Generator) -> None:
         """Fresh weights, decided by the generator alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_tensors(self) -> tuple[StateTensor, ...]:
         """What a session record stores for this model; zeros at a session's start."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, item: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """A session's states after one more click, as they are stored.
 
         item: int64 [batch]; states: as `state_tensors` declares, batch axis first.  The sums are
         float32, the rounding to the stored dtype is part of the step.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def query(self, *states: Tensor) -> Tensor:
         """What the item vectors are multiplied with, float32 [batch, dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output_matrix(self) -> Tensor:
         """float32 [n_items, dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output_bias(self) -> Tensor:
         """float32 [n_items]."""
-        raise NotImplementedError
 
     def start_states(self, batch: int) -> tuple[Tensor, ...]:
         """The states of `batch` sessions that have not begun."""

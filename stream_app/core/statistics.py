@@ -253,10 +253,6 @@ class PopularityView:
         return made
 
 
-NOTHING_POPULAR: Final = PopularityView(None, (), 0.0)
-"""Before anything was counted."""
-
-
 class LocalPopularity:
     """Counts and ranking together, for one process that counts for itself (no aggregator, or offline)."""
 

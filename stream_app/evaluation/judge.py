@@ -53,26 +53,47 @@ def judge(ranker: Ranker, asked: NextClicks, support: NDArray[np.int64]) -> Judg
     began = time.perf_counter()
     ranks, listed, popularity = ranks_and_lists(ranker, asked, support)
     seconds = time.perf_counter() - began
-    warm = quality_of_ranks(ranks[(targets >= 0) & (support[np.maximum(targets, 0)] > 0)])
-    quality = quality_of_ranks(ranks)
-    recall, mrr = session_intervals(ranks, asked.session_numbers)
+    return judged(
+        ranker.name,
+        ranks,
+        warm=(targets >= 0) & (support[np.maximum(targets, 0)] > 0),
+        sessions=asked.session_numbers,
+        coverage=float(listed.sum() / max(1, ranker.catalogue.sum())),
+        popularity_bias=popularity,
+        seconds=seconds,
+    )
+
+
+def judged(
+    name: str,
+    ranks: NDArray[np.int64],
+    *,
+    warm: NDArray[np.bool_],
+    sessions: NDArray[np.int64],
+    coverage: float,
+    popularity_bias: float,
+    seconds: float,
+) -> JudgedRanker:
+    """All figures of one rank per target.  warm, sessions: [n_targets], clicked before or not, and whose it is."""
+    quality, warm_quality = quality_of_ranks(ranks), quality_of_ranks(ranks[warm])
+    recall, mrr = session_intervals(ranks, sessions)
     return JudgedRanker(
-        name=ranker.name,
+        name=name,
         recall_5=quality.recall_5,
         recall_10=quality.recall_10,
         recall_20=quality.recall_20,
         mrr_20=quality.mrr_20,
         ndcg_20=quality.ndcg_20,
-        coverage_20=float(listed.sum() / max(1, ranker.catalogue.sum())),
-        popularity_bias=popularity,
+        coverage_20=coverage,
+        popularity_bias=popularity_bias,
         recall_20_low=recall[0],
         recall_20_high=recall[1],
         mrr_20_low=mrr[0],
         mrr_20_high=mrr[1],
         targets=quality.targets,
-        cold_targets=quality.targets - warm.targets,
-        warm_recall_20=warm.recall_20,
-        warm_mrr_20=warm.mrr_20,
+        cold_targets=quality.targets - warm_quality.targets,
+        warm_recall_20=warm_quality.recall_20,
+        warm_mrr_20=warm_quality.mrr_20,
         seconds=round(seconds, 3),
     )
 

@@ -23,7 +23,7 @@ from stream_app.core.metrics import CUT, RankingQuality, quality_of_ranks
 from stream_app.core.pipeline import ServingRules, recommend_batch
 from stream_app.core.ports import Scorer
 from stream_app.core.records import Click, ItemId, ScoredItem
-from stream_app.evaluation.judge import JudgedRanker, session_intervals
+from stream_app.evaluation.judge import JudgedRanker, judged
 from stream_app.evaluation.rankers import in_parts
 from stream_app.evaluation.session_cut import session_numbers
 from stream_app.evaluation.stream_statistics import (
@@ -224,28 +224,16 @@ def _row(
     seconds: float,
 ) -> PrequentialRow:
     ages = stream.ages_ms()
-    quality, warm = quality_of_ranks(ranks), quality_of_ranks(ranks[ages >= 0])
-    recall, mrr = session_intervals(ranks, stream.session_numbers[stream.targets])
-    judged = JudgedRanker(
-        name=name,
-        recall_5=quality.recall_5,
-        recall_10=quality.recall_10,
-        recall_20=quality.recall_20,
-        mrr_20=quality.mrr_20,
-        ndcg_20=quality.ndcg_20,
-        coverage_20=len(listed) / max(1, stream.n_items),
+    quality = judged(
+        name,
+        ranks,
+        warm=ages >= 0,
+        sessions=stream.session_numbers[stream.targets],
+        coverage=len(listed) / max(1, stream.n_items),
         popularity_bias=_popularity_bias(stream, listed),
-        recall_20_low=recall[0],
-        recall_20_high=recall[1],
-        mrr_20_low=mrr[0],
-        mrr_20_high=mrr[1],
-        targets=quality.targets,
-        cold_targets=quality.targets - warm.targets,
-        warm_recall_20=warm.recall_20,
-        warm_mrr_20=warm.mrr_20,
-        seconds=round(seconds, 3),
+        seconds=seconds,
     )
-    return PrequentialRow(quality=judged, by_age=_by_age(ranks, ages))
+    return PrequentialRow(quality=quality, by_age=_by_age(ranks, ages))
 
 
 def _by_age(ranks: NDArray[np.int64], ages: NDArray[np.int64]) -> list[AgeQuality]:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from stream_app.core.errors import BadRecordError
 from stream_app.core.records import ScoredItem
 from stream_app.core.statistics import (
-    NOTHING_POPULAR,
     CountedClick,
     DecayedCount,
     DecayedCounts,
@@ -121,9 +120,9 @@ def test_a_view_does_not_change_when_counting_goes_on():
 
 
 def test_nothing_is_popular_before_the_first_click():
-    assert NOTHING_POPULAR.top(20) == []
-    assert NOTHING_POPULAR.version is None
-    assert LocalPopularity(HOUR_MS, 100).fold([]).top(5) == []
+    nothing = LocalPopularity(HOUR_MS, 100).fold([])
+    assert nothing.top(5) == []
+    assert nothing.version is None
 
 
 def stored(fields: bytes = b"", *, value: bytes | None = None, time_ms: int = T0):
