@@ -9,7 +9,7 @@ aggregator ends the first.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
@@ -67,8 +67,16 @@ log = get_logger("statistics")
 class Aggregator:
     """Counts clicks from the last published version on.  A context manager; for one thread."""
 
-    def __init__(self, settings: Settings, instruments: StatisticsInstruments) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        instruments: StatisticsInstruments,
+        *,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """progress: told that we are at work while the counts and their sessions are restored."""
         self._settings, self._instruments = settings, instruments
+        self._progress = progress
         self._recipe = statistics_recipe(settings)
         self._event_types = frozenset(settings.serving.event_types)
         self._ahead_ms_max = settings.serving.event_time_ahead_hours_max * 3_600_000
@@ -156,7 +164,9 @@ class Aggregator:
     def _restore(self, partitions: int) -> tuple[VersionMarker | None, dict[int, Anchor]]:
         """The last whole version, bit for bit; where the sessions that went on then are read again."""
         settings = self._settings
-        published = read_published(settings.kafka, settings.topics.statistics)
+        published = read_published(
+            settings.kafka, settings.topics.statistics, progress=self._progress
+        )
         marker = published.marker
         if marker is not None and marker.topic_id != self._topic_id.hex():
             raise ConfigurationError(
@@ -247,6 +257,7 @@ class Aggregator:
                 self._consumer.seek(tp, first)
         self._consumer.pause(*(tp for tp in begins if tp not in ends))
         while ends:
+            self._progress()
             for tp, records in self._consumer.poll(timeout_ms=500).items():
                 for record in records:
                     if tp in ends and record.offset < ends[tp]:

@@ -1,6 +1,7 @@
 """The statistics topic as an aggregator finds it when it starts."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from stream_app.adapters.compacted_topic import CompactedTopic
@@ -58,13 +59,16 @@ class Published:
         return {int(number): Anchor(*anchor) for number, anchor in found.items()}
 
 
-def read_published(kafka: KafkaSettings, topic: str) -> Published:
-    """Read the topic; records of somebody else are told of and passed over."""
+def read_published(
+    kafka: KafkaSettings, topic: str, *, progress: Callable[[], None] = lambda: None
+) -> Published:
+    """Read the topic; records of somebody else are told of and passed over.  progress: called now and then."""
     fold = StatisticsFold()
     records: dict[str, bytes] = {}
     of_format_1: set[str] = set()
     with CompactedTopic(kafka, topic, committed_only=True) as reader:
         for batch in reader.read_to_end():
+            progress()
             for record in batch:
                 try:
                     changes = fold.take(record.key, record.value)

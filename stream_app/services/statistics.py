@@ -28,7 +28,7 @@ def run_statistics(
     was_up = False
     while not stop.is_set():
         try:
-            with Aggregator(settings, instruments) as aggregator:
+            with Aggregator(settings, instruments, progress=health.progress) as aggregator:
                 was_up = True
                 health.up(aggregator.version)
                 while not stop.is_set():

@@ -242,7 +242,10 @@ def test_an_aggregator_that_starts_anew_has_the_sessions_that_went_on(
         publish(first, stop_after)
         state = first._counts.sessions.state()
     assert any(sessions for _, sessions in state.values())
-    with Aggregator(settings, instruments) as second:
+    told: list[int] = []
+    with Aggregator(settings, instruments, progress=lambda: told.append(1)) as second:
+        # At a busy shop this takes minutes, and a process without progress is restarted.
+        assert len(told) >= 2, "while the records are read, and while the clicks are"
         assert second._counts.sessions.state() == state
         publish(second, 3)
     assert_equal_to_the_bit(published(settings), folded_offline(settings))
