@@ -170,6 +170,55 @@ def test_events_that_are_not_answered_are_no_differences(
     assert check.identical == check.answers == 300
 
 
+def test_lists_of_two_stages_are_made_anew_with_their_version_of_the_statistics(
+    kafka: Any, topics: Any, tmp_path: Path, port: int
+) -> None:
+    """No answer here has a fallback: that the statistics are needed is known by the model alone."""
+    settings = Settings(
+        kafka=kafka.settings.model_copy(update={"group_id": topics.clicks + ".workers"}),
+        topics=topics,
+        registry=str(tmp_path / "registry"),
+        data_dir=tmp_path / "worker",
+    )
+    registry = Registry(settings.registry)
+    made = make_bundle(tmp_path / "made", ids=KNOWN, units=8, seed=2, ranked=True)
+    promote(settings.kafka, topics.releases, registry.publish(made), reason="test")
+    servers = settings.kafka.bootstrap_servers
+    producer = Producer({"bootstrap.servers": servers})
+
+    def click(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            value = {
+                "session_id": f"visitor-{number % 7}",
+                "item_id": KNOWN[number * number % 37],
+                "event_time": START_MS + number * 1000,
+            }
+            key = str(value["session_id"]).encode()
+            producer.produce(topics.clicks, key=key, value=json.dumps(value))
+        assert producer.flush(30) == 0
+
+    click(0, 100)  # before there is a worker, so that it finds statistics
+    with (
+        NextclickProcess(
+            "statistics", settings, tmp_path, "--set", "statistics.publish_seconds=0.2"
+        ),
+        NextclickProcess("worker", settings, tmp_path, "--metrics-port", str(port)) as worker,
+    ):
+        wait_until("answers", lambda: len(read_topic(servers, topics.recommendations)) == 100)
+        wait_until(
+            "statistics are read",
+            lambda: worker.metrics(port).get("nextclick_worker_statistics_version", 0) > 0,
+        )
+        click(100, 300)
+        wait_until("answers", lambda: len(read_topic(servers, topics.recommendations)) == 400)
+    answers = [json.loads(record.value) for record in read_topic(servers, topics.recommendations)]
+    assert {answer["fallback"] for answer in answers} == {None}
+    assert sum(answer["statistics_version"] is not None for answer in answers) >= 300
+    check = check_stream(settings.kafka, topics, registry, serving_rules(settings))
+    assert not check.differences, check.examples
+    assert check.identical == check.answers == 400
+
+
 def test_a_changed_answer_is_found(kafka: Any, topics: Any, tmp_path: Path) -> None:
     """The check itself: one list on the topic is not what the replay gives, one click has no answer."""
     settings = Settings(
