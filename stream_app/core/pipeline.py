@@ -18,7 +18,8 @@ from stream_app.core.candidates import Asked
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
 from stream_app.core.lists import NOTHING_BEST, AssociatedLists, ModelLists, PopularLists
-from stream_app.core.ports import Scorer, SessionStore, StateRows, Statistics
+from stream_app.core.model_tracks import Track, states_along
+from stream_app.core.ports import Scorer, SessionStore, Statistics
 from stream_app.core.ranking import rank_in_shown
 from stream_app.core.records import (
     ERASE,
@@ -124,7 +125,7 @@ class _Answer:
     state: SessionState | None
     """After bookkeeping; its model part is still the one before this batch.  None: no consent."""
     starts_session: bool
-    track: "_Track | None" = None
+    track: Track | None = None
     steps_done: int = 0
     model_row: int = -1
     """Row among the answers given by the model; -1: the statistics answer."""
@@ -134,20 +135,6 @@ class _Answer:
     """Row among the sessions that the second stage was asked about; -1: one stage answers."""
     fallback: str | None = None
     superseded: bool = False
-
-
-@dataclass(slots=True)
-class _Track:
-    """The model's way through one session in this batch: where it starts, and the items it steps over."""
-
-    start: bytes
-    """Model state before the batch; empty: a fresh one."""
-    item_indexes: list[int]
-    row: int = 0
-
-    @property
-    def knows_something(self) -> bool:
-        return bool(self.start) or bool(self.item_indexes)
 
 
 def recommend_batch(
@@ -211,7 +198,7 @@ def _fold(
     """Fold the clicks into their sessions, in order, and note which of them are to be answered."""
     keys = list(dict.fromkeys((record.partition, click.session_id) for record, click in clicks))
     current = dict(zip(keys, store.get_many(keys), strict=True))
-    tracks: dict[SessionKey, _Track] = {}
+    tracks: dict[SessionKey, Track] = {}
     answers = []
     for record, click in clicks:
         key = (record.partition, click.session_id)
@@ -245,7 +232,7 @@ def _fold(
 
 
 def _follow(
-    answer: _Answer, tracks: dict[SessionKey, _Track], scorer: Scorer, outcome: BatchOutcome
+    answer: _Answer, tracks: dict[SessionKey, Track], scorer: Scorer, outcome: BatchOutcome
 ) -> None:
     """Append the click to its session's track, opening one where the session is new to the batch.
 
@@ -257,11 +244,11 @@ def _follow(
     track = tracks.get(answer.key)
     if track is None or answer.starts_session:
         if answer.starts_session:
-            track = _Track(b"", [])
+            track = Track(b"", [])
         elif state.model_version == scorer.model_version:
-            track = _Track(state.model_state, [])
+            track = Track(state.model_state, [])
         else:
-            track = _Track(b"", scorer.vocabulary.indexes_of(state.recent_item_ids[:-1]))
+            track = Track(b"", scorer.vocabulary.indexes_of(state.recent_item_ids[:-1]))
             outcome.rebuilt_sessions += 1
         tracks[answer.key] = track
     item_index = scorer.vocabulary.index_of.get(answer.click.item_id)
@@ -291,7 +278,11 @@ def _ask_model(
     by_model = [a for a in answers if a.fallback is None]
     if not by_model:
         return {}, None
-    rows = _step_in_rounds(by_model, scorer)
+    asked_states = []
+    for answer in by_model:
+        assert answer.track is not None, "who has no fallback was followed"
+        asked_states.append((answer.track, answer.steps_done))
+    rows = states_along(asked_states, scorer)
     states = {id(answer): rows[row].tobytes() for row, answer in enumerate(by_model)}
 
     asked = [row for row, answer in enumerate(by_model) if not answer.superseded]
@@ -331,56 +322,6 @@ def _rank_again(
             items, scores = model_lists.best(answer.model_row, n)
         asked.append(Asked(answer.state.recent_item_ids, answer.state.click_count, items, scores))
     return stages.lists(asked, k)
-
-
-def _step_in_rounds(answers: list[_Answer], scorer: Scorer) -> StateRows:
-    """Model state after each answer's click, a row per answer: uint8 [n_answers, state_size_bytes].
-
-    Round r steps every session that has an r-th item, all in one call.  Sessions with most items come
-    first, so that those still active are always the first rows.
-    """
-    tracks = list({id(a.track): a.track for a in answers if a.track is not None}.values())
-    if len(tracks) == len(answers) and all(len(t.item_indexes) == 1 for t in tracks):
-        return _step_once(tracks, scorer)
-    tracks.sort(key=lambda track: -len(track.item_indexes))
-    for row, track in enumerate(tracks):
-        track.row = row
-    states = _start_states(tracks, scorer).copy()
-
-    wanted: dict[int, list[tuple[int, int]]] = {}
-    for position, answer in enumerate(answers):
-        assert answer.track is not None
-        wanted.setdefault(answer.steps_done, []).append((position, answer.track.row))
-    rows: StateRows = np.empty((len(answers), scorer.state_size_bytes), dtype=np.uint8)
-
-    def collect(steps_done: int) -> None:
-        if steps_done in wanted:
-            positions, from_rows = zip(*wanted[steps_done], strict=True)
-            rows[list(positions)] = states[list(from_rows)]
-
-    collect(0)
-    active = len(tracks)
-    for step in range(len(tracks[0].item_indexes)):
-        while len(tracks[active - 1].item_indexes) <= step:
-            active -= 1
-        items = np.array([track.item_indexes[step] for track in tracks[:active]], dtype=np.int64)
-        states[:active] = scorer.step(states[:active], items)
-        collect(step + 1)
-    return rows
-
-
-def _step_once(tracks: list[_Track], scorer: Scorer) -> StateRows:
-    """The same where each answer has a session of its own with one new item: most batches."""
-    items = np.array([track.item_indexes[0] for track in tracks], dtype=np.int64)
-    return scorer.step(_start_states(tracks, scorer), items)
-
-
-def _start_states(tracks: list[_Track], scorer: Scorer) -> StateRows:
-    """Read-only: uint8 [n_tracks, state_size_bytes]."""
-    size = scorer.state_size_bytes
-    fresh = bytes(size)
-    joined = b"".join([track.start or fresh for track in tracks])
-    return np.frombuffer(joined, dtype=np.uint8).reshape(len(tracks), size)
 
 
 def _ask_statistics(
