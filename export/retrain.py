@@ -261,6 +261,7 @@ def _finish(
                 metrics["second_stage"] = msgspec.to_builtins(second_stage)
             final = run.scratch / "final" / version
             write_bundle(final, replace(content, metrics=metrics))
+            OnnxScorer.load(final)  # as the workers will, the ranker included: none may refuse it
             run.registry.publish(final)
     report = RunReport(
         model_version=version,
