@@ -1,12 +1,13 @@
 """Small hand-made bundles: real graphs with random weights, no torch; scored as a trained one would be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from export.graphs import step_graph
+from export.graphs import Floats, step_graph
 from export.gru4rec_graph import GRU4RecWeights, LayerWeights
 from export.ranker_graph import RankerWeights, ranker_graph
 from export.scoring import choose_scoring, popular_clicks
@@ -46,6 +47,22 @@ def random_weights(
         ),
         output_matrix=normal(n_items, units),
         output_bias=normal(n_items) * 0.1,
+    )
+
+
+def refreshed(weights: GRU4RecWeights, *, changed: Sequence[int], added: int) -> GRU4RecWeights:
+    """The network as a refresh leaves it: some items' rows are others, and some items are new."""
+
+    def rows(table: Floats) -> Floats:
+        new = np.concatenate([table, np.full((added, *table.shape[1:]), 0.5, dtype=np.float32)])
+        new[list(changed)] *= 0.5
+        return new
+
+    return replace(
+        weights,
+        item_table=rows(weights.item_table),
+        output_matrix=rows(weights.output_matrix),
+        output_bias=rows(weights.output_bias),
     )
 
 

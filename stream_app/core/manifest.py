@@ -23,6 +23,8 @@ ITEMS_FILE: Final = "items.safetensors"
 WEIGHTS_FILE: Final = "weights.safetensors"
 RANKER_FILE: Final = "ranker.onnx"
 """The second stage's, where the bundle has one."""
+DELTA_FILE: Final = "delta.bin"
+"""All that a registry keeps of a refreshed model besides its manifest (`stream_app.files.bundle_delta`)."""
 
 
 class StateTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +82,16 @@ class SecondStage(msgspec.Struct, frozen=True, kw_only=True):
     """Nearest to the last item by item2vec."""
 
 
+class DeltaOf(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that is kept as what differs from a whole one."""
+
+    base: str
+    """That version."""
+    sha256: str
+    """Of `delta.bin`."""
+    size_bytes: int
+
+
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """`manifest.json`.  Unknown fields are ignored, so that newer bundles stay readable.
 
@@ -118,6 +130,8 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
     """How the best items are found."""
     second_stage: SecondStage | None = None
     """None: the model's list is the answer."""
+    delta: DeltaOf | None = None
+    """None: the registry has all files."""
 
     @property
     def state_size_bytes(self) -> int:

@@ -1,24 +1,28 @@
 """The registry: a directory (or a URL of an object store) of model bundles, one directory a version.
 
 A version is there once its manifest is.  Local directories are published by one rename; elsewhere
-the manifest is uploaded last and removed first.  Which version is *live* is not said here, but on
-the releases topic.
+the manifest is uploaded last and removed first.  A refreshed model is kept as a manifest and a delta on
+a whole version, and made whole on the machine that reads it.  Which version is *live* is not said here,
+but on the releases topic.
 """
 
+import contextlib
+import hashlib
 import os
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import fsspec
+import msgspec
 
 from stream_app.core.errors import BundleError, ConfigurationError
-from stream_app.core.manifest import MANIFEST_FILE, ModelManifest
+from stream_app.core.manifest import DELTA_FILE, MANIFEST_FILE, DeltaOf, ModelManifest
 from stream_app.files.bundle import (
     Bundle,
     cannot_write,
@@ -27,10 +31,14 @@ from stream_app.files.bundle import (
     open_bundle,
     read_manifest,
 )
-from stream_app.files.bundle_limits import FILE_BYTES_MAX
+from stream_app.files.bundle_delta import apply_delta, make_delta
+from stream_app.files.bundle_limits import FILE_BYTES_MAX, read_bounded
 
 REPORTS: Final = "reports"
 """Directory of the training reports inside a registry; no version may be called so."""
+
+WHOLE_KEPT: Final = 4
+"""Refreshed models that stay made whole on a machine: the live one, the one before, and some for a look back."""
 
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -81,9 +89,8 @@ class Registry:
             raise
 
     def open(self, version: str) -> Bundle:
-        """A version, on this machine, every file verified.  Raises `BundleError`."""
-        if self._local is not None:
-            self.manifest(version)
+        """A version, whole and on this machine, every file verified.  Raises `BundleError`."""
+        if self._local is not None and self.manifest(version).delta is None:
             return open_bundle(self._local / version)
         directory = self._cache / _checked(version)
         if self._cache_is_public:
@@ -92,8 +99,8 @@ class Registry:
             try:
                 return open_bundle(directory)
             except BundleError:  # the cache is damaged: fetch it again
-                shutil.rmtree(directory)
-        self._download(version, directory)
+                shutil.rmtree(directory, ignore_errors=True)
+        self._make_whole_here(version, directory)
         return open_bundle(directory)
 
     def fetch(self, version: str) -> Path:
@@ -107,26 +114,58 @@ class Registry:
         to or has the version already.
         """
         bundle = open_bundle(bundle_directory)
-        version = _checked(bundle.manifest.model_version)
-        if version in self.versions():
-            raise ConfigurationError(f"registry {self.url} has version {version} already")
+        version = self._new_version(bundle.manifest)
         names = (*sorted(bundle.manifest.files), MANIFEST_FILE)
-        try:
-            if self._local is not None:
-                _publish_locally(bundle_directory, self._local / version, names)
-            else:
-                for name in names:  # the manifest last
-                    self._files.pipe_file(
-                        self._at(version, name), (bundle_directory / name).read_bytes()
-                    )
-        except OSError as error:
-            raise cannot_write(f"registry {self.url}", error) from error
+        self._put(version, {name: bundle_directory / name for name in names})
         return version
 
+    def publish_delta(self, bundle_directory: Path, base: str) -> DeltaOf:
+        """Publish a bundle as what differs from the whole version `base`; much smaller where it is a base
+        with some changed rows.
+
+        What is published was made whole again and compared first.  Raises as `publish`, and `BundleError`
+        where `base` is a delta itself.
+        """
+        bundle = open_bundle(bundle_directory)
+        version = self._new_version(bundle.manifest)
+        if self.manifest(base).delta is not None:
+            raise BundleError(f"version {base} is a delta itself: name the version it is based on")
+        base_directory = self.fetch(base)
+        old = {name: read_bounded(base_directory / name) for name in self.manifest(base).files}
+        new = {name: read_bounded(bundle_directory / name) for name in bundle.manifest.files}
+        delta = make_delta(old, new)
+        if {**old, **dict(apply_delta(lambda name: old.get(name, b""), delta))} != new:
+            raise BundleError(
+                f"{bundle_directory} cannot be told by what differs from version {base}: publish it whole"
+            )
+        facts = DeltaOf(base=base, sha256=hashlib.sha256(delta).hexdigest(), size_bytes=len(delta))
+        manifest = msgspec.structs.replace(bundle.manifest, delta=facts)
+        self._put(version, {DELTA_FILE: delta, MANIFEST_FILE: manifest.to_json()})
+        return facts
+
+    def prune_deltas(self, keep: int, spare: Collection[str]) -> list[str]:
+        """Delete all but the newest `keep` deltas, and those in `spare`; returns the deleted versions."""
+        deltas = [v for v in self.versions() if self.manifest(v).delta is not None]
+        gone = [v for v in deltas[: max(len(deltas) - keep, 0)] if v not in spare]
+        for version in gone:
+            self.delete(version)
+        return gone
+
     def delete(self, version: str) -> None:
-        """Remove a version; that it is not the live one is the caller's business."""
-        if version not in self.versions():
+        """Remove a version; that it is not the live one is the caller's business.
+
+        Raises `ConfigurationError` while others are kept as what differs from it.
+        """
+        versions = self.versions()
+        if version not in versions:
             raise self._unknown(version)
+        deltas = (self.manifest(other).delta for other in versions)
+        n_deltas = sum(delta is not None and delta.base == version for delta in deltas)
+        if n_deltas:
+            raise ConfigurationError(
+                f"{n_deltas} refreshed models are kept as what differs from version {version}: delete them "
+                "first"
+            )
         try:
             self._files.rm_file(self._at(version, MANIFEST_FILE))
             self._files.rm(str(self._root / version), recursive=True)
@@ -170,30 +209,86 @@ class Registry:
         """The registry's own directory, None where it is remote."""
         return self._local
 
-    def _download(self, version: str, directory: Path) -> None:
+    def _new_version(self, manifest: ModelManifest) -> str:
+        version = _checked(manifest.model_version)
+        if version in self.versions():
+            raise ConfigurationError(f"registry {self.url} has version {version} already")
+        return version
+
+    def _put(self, version: str, files: Mapping[str, Path | bytes]) -> None:
+        """The manifest is the last of the files."""
+        try:
+            if self._local is not None:
+                _publish_locally(self._local / version, files)
+                return
+            for name, content in files.items():
+                data = content if isinstance(content, bytes) else content.read_bytes()
+                self._files.pipe_file(self._at(version, name), data)
+        except OSError as error:
+            raise cannot_write(f"registry {self.url}", error) from error
+
+    def _make_whole_here(self, version: str, directory: Path) -> None:
+        """All files of a version into a directory of the cache, which appears at once."""
         manifest = self.manifest(version)
+        for name in manifest.files:
+            if not is_file_name(name):
+                raise BundleError(f"version {version} names the file {name[:80]!r}: refused")
         try:
             self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=self._cache, prefix=".download-") as scratch:
                 arriving = Path(scratch) / "bundle"
                 arriving.mkdir()
-                for name in (*manifest.files, MANIFEST_FILE):
-                    if not is_file_name(name):
-                        raise BundleError(
-                            f"version {version} names the file {name[:80]!r}: refused"
-                        )
-                    with self._reading():
-                        data = self._files.cat_file(
-                            self._at(version, name), start=0, end=FILE_BYTES_MAX
-                        )
-                    (arriving / name).write_bytes(data)
-                arriving.rename(directory)
+                if manifest.delta is None:
+                    for name in manifest.files:
+                        (arriving / name).write_bytes(self._read(version, name))
+                else:
+                    self._apply(version, manifest, manifest.delta, arriving)
+                (arriving / MANIFEST_FILE).write_bytes(self._read(version, MANIFEST_FILE))
+                with contextlib.suppress(OSError):  # somebody else was faster
+                    arriving.rename(directory)
+            if manifest.delta is not None:
+                self._forget_older(version)
         except FileNotFoundError as error:
             raise BundleError(
                 f"version {version} in {self.url} is incomplete ({error}): publish it again"
             ) from error
         except OSError as error:
             raise cannot_write(self._cache, error) from error
+
+    def _apply(self, version: str, manifest: ModelManifest, delta: DeltaOf, into: Path) -> None:
+        if self.manifest(delta.base).delta is not None:
+            raise BundleError(f"version {version} is a delta of {delta.base}, which is one itself")
+        base = self.fetch(delta.base)
+        data = self._read(version, DELTA_FILE)
+        if hashlib.sha256(data).hexdigest() != delta.sha256:
+            raise BundleError(
+                f"{DELTA_FILE} of version {version} does not have the SHA-256 of its manifest: promote "
+                "another version, the next refresh makes a new one"
+            )
+
+        def of_base(name: str) -> bytes:
+            if not is_file_name(name) or not (base / name).exists():
+                return b""
+            return read_bounded(base / name)
+
+        changed = dict(apply_delta(of_base, data))
+        for name in manifest.files:
+            (into / name).write_bytes(changed[name] if name in changed else of_base(name))
+
+    def _forget_older(self, version: str) -> None:
+        """Refreshed models made whole here earlier; they can be made again."""
+        made = sorted(path for path in self._cache.iterdir() if _VERSION.fullmatch(path.name))
+        deltas = [path for path in made if path.name != version and _is_delta(path)]
+        for path in deltas[: max(len(deltas) + 1 - WHOLE_KEPT, 0)]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _read(self, version: str, name: str) -> bytes:
+        """Raises `FileNotFoundError` where it is not there."""
+        if self._local is not None:
+            return read_bounded(self._local / _checked(version) / name)
+        with self._reading():
+            data: bytes = self._files.cat_file(self._at(version, name), start=0, end=FILE_BYTES_MAX)
+        return data
 
     def _at(self, version: str, name: str) -> str:
         return str(self._root / _checked(version) / name)
@@ -229,13 +324,24 @@ def _require_ours(cache: Path) -> None:
         )
 
 
-def _publish_locally(source: Path, target: Path, names: tuple[str, ...]) -> None:
+def _is_delta(directory: Path) -> bool:
+    try:
+        return read_manifest(directory).delta is not None
+    except BundleError:
+        return False
+
+
+def _publish_locally(target: Path, files: Mapping[str, Path | bytes]) -> None:
     temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
-        for name in names:
-            with (source / name).open("rb") as old, (temporary / name).open("xb") as new:
-                shutil.copyfileobj(old, new)
+        for name, content in files.items():
+            with (temporary / name).open("xb") as new:
+                if isinstance(content, bytes):
+                    new.write(content)
+                else:
+                    with content.open("rb") as old:
+                        shutil.copyfileobj(old, new)
                 new.flush()
                 os.fsync(new.fileno())
         fsync_directory(temporary)

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.numpy
 
+from export.graphs import step_graph
 from stream_app.adapters.releases import decode_release
 from stream_app.core.clicks import decode_click
 from stream_app.core.codec import applied_offset, check_record, decode_state, encode_state
@@ -34,11 +36,12 @@ from stream_app.core.statistics_table import StatisticsTable
 from stream_app.core.statistics_view import VersionTotals
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.bundle import _graph_problems
+from stream_app.files.bundle_delta import apply_delta, make_delta
 from stream_app.files.click_files import is_sequences, iter_clicks, read_sequences, read_table
 from stream_app.settings import load_settings
 from stream_app.tools.dead_letters import preview
 from stream_app.tools.live_numbers import LiveNumbers, StreamTopics
-from tests.bundles import random_weights
+from tests.bundles import random_weights, refreshed
 
 TOPIC_ID: Final = bytes(range(16))
 CORPUS: Final = Path(__file__).parents[1] / "corpus"
@@ -131,6 +134,7 @@ def decoders() -> dict[str, Decoder]:
         "release": Decoder(decode_release, bad_record, (json.dumps(release).encode(),)),
         "manifest": Decoder(ModelManifest.from_json, bad_bundle, (json.dumps(manifest).encode(),)),
         "vocabulary": Decoder(ItemVocabulary.from_json, bad_bundle, (b'["a", "b", "\\u00e9"]',)),
+        "delta": Decoder(_apply_delta, bad_bundle, (make_delta(_delta_base(), _delta_base(2)),)),
         "graph": Decoder(_check_graph, (), _graphs()),
         "settings": Decoder(
             _settings,
@@ -186,6 +190,21 @@ def _states() -> tuple[bytes, ...]:
         model_state=b"\x00\x3c" * 4,
     )
     return (encode_state(plain, TOPIC_ID),)
+
+
+def _delta_base(seed: int = 1) -> dict[str, bytes]:
+    """Files that two models of one shape have; different seeds differ in a few rows."""
+    weights = refreshed(random_weights(40, 8), changed=[seed], added=seed - 1)
+    return {
+        "step.onnx": step_graph(weights).SerializeToString(),
+        "weights.safetensors": safetensors.numpy.save({"output_matrix": weights.output_matrix}),
+        "vocabulary.json": json.dumps([f"item-{i}" for i in range(39 + seed)]).encode(),
+    }
+
+
+def _apply_delta(data: bytes) -> None:
+    base = _delta_base()
+    dict(apply_delta(lambda name: base.get(name, b""), data))
 
 
 def _check_record(data: bytes) -> None:

@@ -1,18 +1,20 @@
 """One contract for a directory and for a remote store (fsspec's memory:// stands in for it)."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import msgspec
 import pytest
 
 from stream_app.core.errors import BundleError, ConfigurationError
 from stream_app.files import registry as registries
 from stream_app.files.bundle import open_bundle, remove_leftovers
 from stream_app.files.registry import Registry
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, random_weights, refreshed
 
 
 @pytest.fixture(params=["directory", "file-url", "memory"])
@@ -87,6 +89,94 @@ def test_a_deleted_version_is_gone(registry: Registry, tmp_path: Path) -> None:
     gone = registry.publish(make_bundle(tmp_path, seed=2))
     registry.delete(gone)
     assert registry.versions() == [kept]
+
+
+def refreshed_bundle(parent: Path, version: str, changed: int = 1) -> Path:
+    weights = refreshed(random_weights(60), changed=range(changed), added=2)
+    return make_bundle(parent, 62, weights=weights, version=version)
+
+
+def test_a_refreshed_model_is_made_whole_again(registry: Registry, tmp_path: Path) -> None:
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    new = refreshed_bundle(tmp_path, "2-new")
+    facts = registry.publish_delta(new, base)
+    assert registry.versions() == [base, "2-new"]
+    bundle = registry.open("2-new")
+    assert {name: (bundle.directory / name).read_bytes() for name in bundle.manifest.files} == {
+        name: (new / name).read_bytes() for name in bundle.manifest.files
+    }
+    assert bundle.manifest == msgspec.structs.replace(open_bundle(new).manifest, delta=facts)
+    assert registry.fetch("2-new") == bundle.directory
+
+
+def test_the_registry_holds_only_what_differs(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"), tmp_path / "cache")
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    facts = registry.publish_delta(refreshed_bundle(tmp_path, "2-new"), base)
+    kept = {path.name: path.stat().st_size for path in (tmp_path / "registry" / "2-new").iterdir()}
+    assert set(kept) == {"manifest.json", "delta.bin"}
+    assert kept["delta.bin"] == facts.size_bytes
+
+
+def test_a_delta_is_of_a_whole_model(registry: Registry, tmp_path: Path) -> None:
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    registry.publish_delta(refreshed_bundle(tmp_path, "2-new"), base)
+    with pytest.raises(BundleError, match="a delta itself"):
+        registry.publish_delta(refreshed_bundle(tmp_path, "3-newer"), "2-new")
+    with pytest.raises(BundleError, match="no version"):
+        registry.publish_delta(refreshed_bundle(tmp_path, "4-newer"), "0-gone")
+    assert registry.versions() == [base, "2-new"]
+
+
+def test_a_base_stays_while_it_is_needed(registry: Registry, tmp_path: Path) -> None:
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    registry.publish_delta(refreshed_bundle(tmp_path, "2-new"), base)
+    with pytest.raises(ConfigurationError, match="1 refreshed models"):
+        registry.delete(base)
+    registry.delete("2-new")
+    registry.delete(base)
+    assert registry.versions() == []
+
+
+def test_old_deltas_are_pruned(registry: Registry, tmp_path: Path) -> None:
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    for n in range(2, 7):
+        registry.publish_delta(refreshed_bundle(tmp_path, f"{n}-new", changed=n), base)
+    assert registry.prune_deltas(2, spare={"3-new"}) == ["2-new", "4-new"]
+    assert registry.versions() == [base, "3-new", "5-new", "6-new"]
+
+
+def test_few_refreshed_models_stay_whole_on_a_machine(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"), tmp_path / "cache")
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    for n in range(2, 9):
+        registry.publish_delta(refreshed_bundle(tmp_path, f"{n}-new", changed=n), base)
+        registry.fetch(f"{n}-new")
+    kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert kept == ["5-new", "6-new", "7-new", "8-new"]
+    assert open_bundle(registry.fetch("2-new")).manifest.model_version == "2-new"
+
+
+@pytest.mark.parametrize("file", ["delta.bin", "manifest.json"])
+def test_a_damaged_delta_is_refused(tmp_path: Path, file: str) -> None:
+    registry = Registry(str(tmp_path / "registry"), tmp_path / "cache")
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    registry.publish_delta(refreshed_bundle(tmp_path, "2-new"), base)
+    path = tmp_path / "registry" / "2-new" / file
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match=r"SHA-256|unreadable"):
+        registry.fetch("2-new")
+
+
+def test_a_delta_whose_base_was_changed_is_refused(tmp_path: Path) -> None:
+    """Every file is right by itself, but they do not belong together."""
+    registry = Registry(str(tmp_path / "registry"), tmp_path / "cache")
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    registry.publish_delta(refreshed_bundle(tmp_path, "2-new"), base)
+    shutil.rmtree(tmp_path / "registry" / base)
+    registry.publish(make_bundle(tmp_path / "other", 60, seed=5, version=base))
+    with pytest.raises(BundleError, match="SHA-256"):
+        registry.fetch("2-new")
 
 
 def test_reports_are_no_versions(registry: Registry, tmp_path: Path) -> None:
