@@ -125,20 +125,25 @@ def read_window(
     erasures = Erasures.read(fs, contents.complete)
     names = list(LOG_COLUMNS.names if columns is None else columns)
     for day in contents.days():
-        day_start_ms = round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
-        if (end_ms is not None and day_start_ms >= end_ms) or (
-            start_ms is not None and day_start_ms + DAY_MS <= start_ms
+        begins_ms = day_start_ms(day)
+        if (end_ms is not None and begins_ms >= end_ms) or (
+            start_ms is not None and begins_ms + DAY_MS <= start_ms
         ):
             continue
         files = [file for file in contents.complete if file.day == day]
-        table = pa.concat_tables(_read_file(fs, file.path) for file in files)
+        table = pa.concat_tables(read_file(fs, file.path) for file in files)
         table = _within(table, start_ms, end_ms)
         table = erasures.apply(table)
         if not anonymous:
             table = table.filter(pc.is_valid(table["session_id"]))
-        table = _in_order(table)
+        table = in_order(table)
         if len(table):
             yield table.select(names).combine_chunks()
+
+
+def day_start_ms(day: str) -> int:
+    """`2026-11-24` -> ms since 1970."""
+    return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 class ClickLogWriter:
@@ -350,7 +355,8 @@ class opened:  # noqa: N801 - a context manager that reads like a function
         )
 
 
-def _read_file(fs: Any, path: str) -> pa.Table:
+def read_file(fs: Any, path: str) -> pa.Table:
+    """All of a file of the log, `LOG_COLUMNS`.  Raises `ClickFileError`."""
     with opened(fs, path) as parquet:
         return parquet.read().cast(LOG_COLUMNS)
 
@@ -363,7 +369,7 @@ def _within(table: pa.Table, start_ms: int | None, end_ms: int | None) -> pa.Tab
     return table
 
 
-def _in_order(table: pa.Table) -> pa.Table:
+def in_order(table: pa.Table) -> pa.Table:
     """By event time, topic, partition and offset; a click that two ranges hold, once."""
     topics = pc.dictionary_encode(table["topic"].combine_chunks().cast(pa.string()))
     rank = pc.rank(topics.dictionary, tiebreaker="dense").to_numpy()
