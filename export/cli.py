@@ -1,12 +1,12 @@
-"""The commands that need PyTorch: train, export, retrain.  None is imported before it runs."""
+"""The commands that need PyTorch: train, export, retrain, refresh.  None is imported before it runs."""
 
 import re
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 import msgspec
@@ -18,7 +18,8 @@ from stream_app.logging_setup import get_logger, set_up_logging
 from stream_app.settings import Settings
 
 if TYPE_CHECKING:
-    from export.run import RunOutcome
+    from export.run import Job, RunOutcome
+    from stream_app.adapters.retrain_instruments import RetrainInstruments
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -105,16 +106,46 @@ def retrain(settings: Settings, once: bool, every: str | None, report: Path | No
       nextclick retrain --once
       nextclick retrain --every 15m --set retrain.window_days=7
     """
+    _check_rhythm(once, every)
+    require_torch()
+    from stream_app.adapters.retrain_instruments import RetrainInstruments  # noqa: PLC0415
+
+    _start(_Job("retrain", RetrainInstruments, _retrainings), settings, once, every, report)
+
+
+@click.command()
+@with_settings(
+    "kafka.bootstrap_servers", "registry", "click_log", "data_dir", "metrics.port", "metrics.host"
+)
+@click.option("--once", is_flag=True, help="One run, then end.")
+@click.option("--every", metavar="DURATION", help="Go on for ever: 60s, 5m, 15m.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="Write the (last) run's outcome as JSON."
+)
+def refresh(settings: Settings, once: bool, every: str | None, report: Path | None) -> None:
+    """Let the live model learn the clicks since it was trained, and release what changed.
+
+    Between two full trainings (`nextclick retrain`): reads what is new in the click log, fine-tunes the live
+    model on it and on some older sessions, lets new items into the vocabulary, judges the outcome on the
+    newest clicks against the live model and the last full training, and publishes the changed rows.
+    Workers apply them within seconds.
+
+    \b
+    Example:
+      nextclick refresh --every 5m
+    """
+    _check_rhythm(once, every)
+    require_torch()
+    from stream_app.adapters.retrain_instruments import RefreshInstruments  # noqa: PLC0415
+
+    _start(_Job("refresh", RefreshInstruments, _refreshes), settings, once, every, report)
+
+
+def _check_rhythm(once: bool, every: str | None) -> None:
     if once == (every is not None):
         raise click.UsageError("say either --once or --every DURATION")
-    interval = None if every is None else duration_seconds(every)
-    require_torch()
-    set_up_logging(settings.log_level, process="retrain")
-    with _ends_on_sigterm():
-        if interval is None:
-            _retrain_once(settings, report)
-        else:
-            _retrain_for_ever(settings, interval, report)
+    if every is not None:
+        duration_seconds(every)
 
 
 def duration_seconds(text: str) -> float:
@@ -125,47 +156,62 @@ def duration_seconds(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def _retrain_once(settings: Settings, report: Path | None) -> None:
+class _Job(NamedTuple):
+    """What `retrain` and `refresh` do, as far as a process around it has to know."""
+
+    name: "Job"
+    instruments: "type[RetrainInstruments]"
+    runner: "Callable[[Settings, RetrainInstruments], AbstractContextManager[Callable[[bool], RunOutcome]]]"
+
+
+def _start(
+    job: _Job, settings: Settings, once: bool, every: str | None, report: Path | None
+) -> None:
+    set_up_logging(settings.log_level, process=job.name)
+    with _ends_on_sigterm():
+        if once:
+            _run_once(job, settings, report)
+        else:
+            _run_for_ever(job, settings, duration_seconds(every or ""), report)
+
+
+def _run_once(job: _Job, settings: Settings, report: Path | None) -> None:
     from prometheus_client import CollectorRegistry  # noqa: PLC0415 - heavy, and not for --help
 
-    from stream_app.adapters.retrain_instruments import RetrainInstruments  # noqa: PLC0415
-
-    instruments = RetrainInstruments(CollectorRegistry())
-    _finished(_runner(settings, instruments)(False), report)
+    with job.runner(settings, job.instruments(CollectorRegistry())) as run:
+        _finished(job, run(False), report)
 
 
-def _retrain_for_ever(settings: Settings, every_seconds: float, report: Path | None) -> None:
+def _run_for_ever(job: _Job, settings: Settings, every_seconds: float, report: Path | None) -> None:
     from export.periodic import retrain_for_ever  # noqa: PLC0415 - heavy, and not for --help
     from stream_app.adapters.disk_metrics import DiskMetrics  # noqa: PLC0415
     from stream_app.adapters.http_endpoints import serve  # noqa: PLC0415
     from stream_app.adapters.instruments import process_registry  # noqa: PLC0415
-    from stream_app.adapters.retrain_instruments import RetrainInstruments  # noqa: PLC0415
 
     registry = process_registry()
     registry.register(DiskMetrics(registry=settings.registry, data_dir=settings.data_dir))
-    instruments = RetrainInstruments(registry)
+    instruments = job.instruments(registry)
     health = _Health()
-    endpoints = serve(
-        settings.metrics.host, settings.metrics.port, registry=registry, is_ready=health.is_ready
-    )
-    log.info("retrain_started", every_seconds=every_seconds, metrics_url=endpoints.url)
 
     def done(outcome: "RunOutcome | None") -> None:
         health.last_run_failed = outcome is None
         if outcome is not None and not health.says_again(outcome):
-            _finished(outcome, report)
+            _finished(job, outcome, report)
 
-    try:
-        retrain_for_ever(
-            _runner(settings, instruments),
-            every_seconds=every_seconds,
-            instruments=instruments,
-            done=done,
+    with ExitStack() as stack:
+        run = stack.enter_context(job.runner(settings, instruments))
+        endpoints = serve(
+            settings.metrics.host,
+            settings.metrics.port,
+            registry=registry,
+            is_ready=health.is_ready,
         )
-    except KeyboardInterrupt:
-        log.info("retrain_stopped")  # the usual end of a service
-    finally:
-        endpoints.close()
+        stack.callback(endpoints.close)
+        log.info(f"{job.name}_started", every_seconds=every_seconds, metrics_url=endpoints.url)
+        try:
+            retrain_for_ever(run, every_seconds=every_seconds, instruments=instruments, done=done)
+        except KeyboardInterrupt:
+            log.info(f"{job.name}_stopped")  # the usual end of a service
 
 
 class _Health:
@@ -188,7 +234,10 @@ class _Health:
         return outcome.result == "waiting" and said == self._said
 
 
-def _runner(settings: Settings, instruments: object) -> "Callable[[bool], RunOutcome]":
+@contextmanager
+def _retrainings(
+    settings: Settings, instruments: "RetrainInstruments"
+) -> "Iterator[Callable[[bool], RunOutcome]]":
     from export.retrain import retrain_once  # noqa: PLC0415 - torch is loaded when needed
     from models.progress_view import show_progress  # noqa: PLC0415
 
@@ -196,21 +245,34 @@ def _runner(settings: Settings, instruments: object) -> "Callable[[bool], RunOut
         with show_progress() as progress:
             return retrain_once(
                 settings,
-                instruments=instruments,  # type: ignore[arg-type] # typed where it is made
+                instruments=instruments,
                 say=_say,
                 progress=progress,
                 from_scratch=from_scratch,
             )
 
-    return run
+    yield run
 
 
-def _finished(outcome: "RunOutcome", report: Path | None) -> None:
+@contextmanager
+def _refreshes(
+    settings: Settings, instruments: "RetrainInstruments"
+) -> "Iterator[Callable[[bool], RunOutcome]]":
+    from export.refresh import Refresher  # noqa: PLC0415 - torch is loaded when needed
+
+    refresher = Refresher(settings, instruments=instruments, say=_say)
+    try:
+        yield refresher.run
+    finally:
+        refresher.close()
+
+
+def _finished(job: _Job, outcome: "RunOutcome", report: Path | None) -> None:
     fields = {"result": outcome.result, "reason": outcome.reason, "sessions": outcome.sessions}
-    log.info("retrain_finished", model_version=outcome.model_version, **fields)
+    log.info(f"{job.name}_finished", model_version=outcome.model_version, **fields)
     words = {
         "published": f"model {outcome.model_version} is live: {outcome.reason}",
-        "gated": f"model {outcome.model_version} was refused: {outcome.reason}",
+        "gated": f"model {outcome.model_version or ''} was refused: {outcome.reason}",
         "waiting": f"nothing trained: {outcome.reason}",
     }
     _say(words[outcome.result])

@@ -16,6 +16,8 @@ from stream_app.evaluation.sessions import SessionTable
 
 CANDIDATE: Final = "candidate"
 LIVE: Final = "live"
+BASE: Final = "base"
+"""The last full training, where the live model is a refreshed one."""
 POPULARITY: Final = "popularity"
 """Over the whole window."""
 RECENT_POPULARITY: Final = "recent-popularity"

@@ -1,7 +1,7 @@
 """What a retraining goes over and where it starts, given the log and the live model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,25 @@ class LiveModel:
     scorer: OnnxScorer
     known_until_ms: int | None
     """Newest click it was trained on."""
+    line: tuple[tuple[int, str], ...] = ()
+    """Where it is a refreshed one: newest click and version of the full training it goes back to, and of all
+    that were refreshed from that, oldest first."""
+
+    @property
+    def line_known_until_ms(self) -> int:
+        """What is newer was unknown to some model of its line, and so can judge it."""
+        return self.line[0][0] if self.line else self.known_until_ms or 0
+
+    def as_of(self, moment_ms: int, registry: Registry) -> "LiveModel":
+        """The newest of its line that has learned no click of that moment or later.
+
+        A refreshed model has learned what it would be judged on, minutes after it was clicked: whoever
+        is compared with it on that would always lose, and whoever starts from it would have seen it.
+        """
+        fitting = [version for newest_ms, version in self.line if newest_ms < moment_ms]
+        if not fitting or fitting[-1] == self.version:
+            return self
+        return _read_live_model(fitting[-1], registry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +82,30 @@ def find_live_model(settings: Settings, registry: Registry, say: Say) -> LiveMod
     if release is None or release.model_version is None:
         return None
     try:
-        directory = registry.fetch(release.model_version)
-        scorer = OnnxScorer.load(directory)
+        live = _read_live_model(release.model_version, registry)
+        base = live.scorer.manifest.delta
+        return live if base is None else replace(live, line=_line(base.base, registry))
     except BundleError as error:
         say(f"the live model cannot be compared with, nor started from: {error}")
         return None
-    known_until_ms = scorer.manifest.training.get("last_event_ms")
-    return LiveModel(release.model_version, directory, scorer, known_until_ms)
+
+
+def _read_live_model(version: str, registry: Registry) -> LiveModel:
+    directory = registry.fetch(version)
+    scorer = OnnxScorer.load(directory)
+    return LiveModel(version, directory, scorer, scorer.manifest.training.get("last_event_ms"))
+
+
+def _line(base: str, registry: Registry) -> tuple[tuple[int, str], ...]:
+    manifests = [registry.manifest(version) for version in registry.versions()]
+    line = [
+        (newest_ms, manifest.model_version)
+        for manifest in manifests
+        if manifest.model_version == base
+        or (manifest.delta is not None and manifest.delta.base == base)
+        if (newest_ms := manifest.training.get("last_event_ms")) is not None
+    ]
+    return tuple(sorted(line))
 
 
 def plan_training(

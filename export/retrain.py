@@ -71,7 +71,7 @@ def retrain_once(
     """
     registry = Registry(settings.registry)
     registry.check_writable()
-    with scratch_directory(settings) as scratch:
+    with scratch_directory(settings, "retrain") as scratch:
         if registry.directory is not None:
             remove_leftovers(registry.directory)
         run = Run(settings, registry, scratch, instruments, say, progress)
@@ -89,15 +89,13 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             event_types=run.settings.serving.event_types,
             limits=run.settings.session,
         )
-        not_before_ms = (
-            0 if live is None or live.known_until_ms is None else live.known_until_ms + 1
-        )
         division = divide(
             window.sessions,
             share=settings.holdout_share,
             targets_max=settings.holdout_clicks_max,
-            not_before_ms=not_before_ms,
+            not_before_ms=0 if live is None else live.line_known_until_ms + 1,
         )
+        live = None if live is None else live.as_of(division.cut_ms, run.registry)
     sessions = int((window.sessions.lengths >= 2).sum())
     run.instruments.training_sessions.set(sessions)
     missing = _what_is_missing(sessions, division, settings)
@@ -121,7 +119,6 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             progress=run.progress,
             threads=settings.threads,
         )
-    run.instruments.training_rate.set(training.events_per_second)
     past = in_vocabulary_of(division.past, window.vocabulary, plan.vocabulary)
     content = _content(run, training, plan, past, _origin(plan, live))
     with run.step("export"):
@@ -249,10 +246,11 @@ def _finish(
 ) -> RunOutcome:
     """Publish or not, and write the report either way."""
     version = content.model_version
-    for name in (CANDIDATE, LIVE, POPULARITY, RECENT_POPULARITY):
-        if name in quality:
-            run.instruments.recall.labels(name).set(quality[name].recall_20)
-            run.instruments.mrr.labels(name).set(quality[name].mrr_20)
+    of_model_and_counts = (CANDIDATE, LIVE, POPULARITY, RECENT_POPULARITY)
+    run.instruments.judged(
+        {name: quality[name] for name in of_model_and_counts if name in quality},
+        training.events_per_second,
+    )
     known = frozenset(live.scorer.vocabulary.ids) if live else frozenset()
     if verdict.passed:
         with run.step("publish"):

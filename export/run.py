@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,12 +16,27 @@ from export.report import RunReport
 from models.progress import ProgressCallback
 from stream_app.adapters.retrain_instruments import RetrainInstruments
 from stream_app.core.errors import ConfigurationError
+from stream_app.core.metrics import RankingQuality
 from stream_app.files.registry import Registry
 from stream_app.settings import Settings
 
-SCRATCH: Final = "retrain"
-
+Job = Literal["retrain", "refresh"]
 Result = Literal["published", "gated", "waiting"]
+
+
+class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a refresh released."""
+
+    base: str
+    """The full training that the delta is on."""
+    new_clicks: int
+    learned_clicks: int
+    """Old ones, learned again, included."""
+    new_items: int
+    delta_bytes: int
+    quality: dict[str, RankingQuality]
+    """By contender, on the newest of the new clicks, before the candidate had learned them."""
+    step_seconds: dict[str, float]
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +51,8 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """No model is live yet."""
     report: RunReport | None = None
     report_path: str | None = None
+    refreshed: Refreshed | None = None
+    """Of a refresh that was released."""
 
 
 @dataclass(slots=True)
@@ -59,16 +76,16 @@ class Run:
 
 
 @contextmanager
-def scratch_directory(settings: Settings) -> Iterator[Path]:
+def scratch_directory(settings: Settings, job: Job) -> Iterator[Path]:
     """A directory of this run's own: emptied of what a killed run left, and again afterwards.
 
-    Raises `ConfigurationError` if it cannot be written to, or another retraining holds it.
+    Raises `ConfigurationError` if it cannot be written to, or another run of the job holds it.
     """
-    directory = settings.data_dir / SCRATCH
+    directory = settings.data_dir / job
     lock: Any = None
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (settings.data_dir / f"{SCRATCH}.lock").open("w")
+        lock = (settings.data_dir / f"{job}.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
@@ -77,7 +94,7 @@ def scratch_directory(settings: Settings) -> Iterator[Path]:
         if lock is not None:
             lock.close()
         raise ConfigurationError(
-            f"another retraining is at work in {settings.data_dir}: wait for it, or give each its own "
+            f"another {job} is at work in {settings.data_dir}: wait for it, or give each its own "
             "--data-dir"
             if busy
             else f"cannot write to {directory}: {error.strerror}.  Set another --data-dir"

@@ -26,6 +26,8 @@ class ModelConfig(
 
     epochs: int = 10
     """Passes over the sessions."""
+    learning_rate: float = 0.1
+    """As the kind of network means it."""
     seed: int = 42
     precision: Precision = "float32"
     """bfloat16: products of matrices in half precision where the processor has them (AMX); sums,

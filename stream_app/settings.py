@@ -254,6 +254,28 @@ class RetrainSettings(Group):
     hundred missing.  The share is measured at each export and stands in the manifest (`scoring`)."""
 
 
+class RefreshSettings(Group):
+    window_hours: float = Field(default=24.0, gt=0)
+    """Old sessions to learn again come from so many hours of the click log."""
+    clicks_max: int = Field(default=500_000, ge=1_000)
+    """Hold so many newest clicks of the window in memory (about 150 bytes each)."""
+    replay_share: float = Field(default=0.3, ge=0)
+    """Learn so many clicks of old sessions with each new one, so that nothing is forgotten."""
+    epochs: int = Field(default=2, ge=1)
+    """Passes over new and old sessions."""
+    learning_rate_factor: float = Field(default=1.0, gt=0)
+    """Fine-tune at so much of the full training's learning rate."""
+    holdout_share: float = Field(default=0.15, gt=0, lt=0.9)
+    """Share of the new sessions, the newest, that a fine-tuned model is judged on before it learns them."""
+    holdout_clicks_max: int = Field(default=1_000, ge=30)
+    """Judge on no more than so many next clicks."""
+    targets_min: int = Field(default=50, ge=30)
+    """Wait until so many next clicks are there to judge on."""
+    deltas_kept: int = Field(default=288, ge=1)
+    """Keep so many refreshed models in the registry, a day's worth at one every five minutes; what they
+    answered can be computed anew as long."""
+
+
 class Settings(Group):
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
@@ -273,6 +295,7 @@ class Settings(Group):
     archive: ArchiveSettings = ArchiveSettings()
     gateway: GatewaySettings = GatewaySettings()
     retrain: RetrainSettings = RetrainSettings()
+    refresh: RefreshSettings = RefreshSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
 

@@ -7,7 +7,7 @@ from click import Context
 from stream_app.cli import COMMANDS, program
 from tests.readme import README, current
 
-OFFLINE = {"train", "export", "retrain"}
+OFFLINE = {"train", "export", "retrain", "refresh"}
 
 
 def test_settings_and_files_are_told_as_they_are() -> None:

@@ -90,6 +90,7 @@ class DeltaOf(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """Of `delta.bin`."""
     size_bytes: int
+    """Likewise."""
 
 
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):

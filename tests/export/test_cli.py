@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from export.cli import duration_seconds, export, retrain, train
+from export.cli import duration_seconds, export, refresh, retrain, train
 from stream_app.core.errors import ConfigurationError
 
 
@@ -28,13 +28,16 @@ def test_what_is_no_duration_is_told_what_one_looks_like(text: str) -> None:
         duration_seconds(text)
 
 
+@pytest.mark.parametrize("command", [retrain, refresh])
 @pytest.mark.parametrize("flags", [(), ("--once", "--every", "15m")])
-def test_retrain_wants_exactly_one_of_once_and_every(flags: tuple[str, ...]) -> None:
+def test_exactly_one_of_once_and_every_is_wanted(
+    command: click.Command, flags: tuple[str, ...]
+) -> None:
     with pytest.raises(click.UsageError, match="--once or --every"):
-        invoke(retrain, *flags)
+        invoke(command, *flags)
 
 
-@pytest.mark.parametrize("command", [train, export, retrain])
+@pytest.mark.parametrize("command", [train, export, retrain, refresh])
 def test_help_shows_an_example(command: click.Command) -> None:
     assert f"Example:\n    nextclick {command.name} --" in invoke(command, "--help").output
 
@@ -43,6 +46,7 @@ def test_help_shows_an_example(command: click.Command) -> None:
 def test_without_torch_each_command_says_what_to_install(tmp_path: Path) -> None:
     for command, flags in (
         (retrain, ("--once",)),
+        (refresh, ("--once",)),
         (train, ("--data", "clicks.csv", "--out", str(tmp_path / "out"))),
         (export, ("--checkpoint", str(tmp_path), "--out", str(tmp_path / "out"))),
     ):

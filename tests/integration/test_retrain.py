@@ -10,97 +10,29 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from prometheus_client import CollectorRegistry
 
 from stream_app.adapters.onnx_scorer import OnnxScorer
-from stream_app.adapters.releases import promote, read_latest
-from stream_app.adapters.retrain_instruments import RetrainInstruments
+from stream_app.adapters.releases import promote
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.metrics import quality_of_ranks
 from stream_app.files.bundle import open_bundle
-from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter, read_window
-from stream_app.files.registry import Registry
-from stream_app.settings import RetrainSettings, Settings
+from stream_app.files.click_log import read_window
 
 pytest.importorskip("torch", reason="needs the training environment")
 pytestmark = pytest.mark.torch
 
-from export.retrain import retrain_once  # noqa: E402 - only where torch is
-from export.run import Run, RunOutcome  # noqa: E402
+from export.run import Run  # noqa: E402 - only where torch is
+from tests.integration.ring_shop import Shop  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stream_app.settings import TopicSettings
     from tests.integration.conftest import TestKafka
-
-START_MS = 1_800_000_000_000
-SETTINGS = RetrainSettings(
-    sessions_min=50, layer_units=16, epochs=4, warm_epochs=1, holdout_share=0.2
-)
-
-
-class Shop:
-    """Visitors walk round a ring of items, so that the next click can be learned."""
-
-    def __init__(self, kafka: TestKafka, topics: TopicSettings, directory: Path) -> None:
-        self.settings = Settings(
-            kafka=kafka.settings,
-            topics=topics,
-            registry=str(directory / "registry"),
-            click_log=str(directory / "log"),
-            data_dir=directory / "data",
-            retrain=SETTINGS,
-        )
-        self.registry = Registry(self.settings.registry)
-        self._rng = np.random.default_rng(3)
-        self._writer = ClickLogWriter(self.settings.click_log)
-        self._offset = self._sessions = 0
-
-    def clicks(self, n_sessions: int, n_items: int = 60) -> None:
-        rows = []
-        for _ in range(n_sessions):
-            item = int(n_items * self._rng.random() ** 2)  # some starts are popular
-            for position in range(int(self._rng.integers(2, 6))):
-                rows.append(self._row(item, position, len(rows)))
-                item = (item + 1) % n_items
-            self._sessions += 1
-        first, self._offset = self._offset, self._offset + len(rows)
-        self._writer.write_range(
-            "clicks", 0, first, self._offset - 1, pa.Table.from_pylist(rows, LOG_COLUMNS)
-        )
-
-    def _row(self, item: int, position: int, number: int) -> dict[str, Any]:
-        return {
-            "topic": "clicks",
-            "partition": 0,
-            "offset": self._offset + number,
-            "kafka_timestamp_ms": START_MS,
-            "session_id": f"s{self._sessions}",
-            "item_id": f"item-{item}",
-            "event_time_ms": START_MS + self._sessions * 1000 + position * 100,
-            "event_type": "view_item",
-            "consent": True,
-        }
-
-    def retrain(self, *, from_scratch: bool = False, **changes: Any) -> RunOutcome:
-        retrain = self.settings.retrain.model_copy(update=changes)
-        return retrain_once(
-            self.settings.model_copy(update={"retrain": retrain}),
-            instruments=RetrainInstruments(CollectorRegistry()),
-            say=lambda _: None,
-            from_scratch=from_scratch,
-        )
-
-    @property
-    def live(self) -> str | None:
-        release = read_latest(self.settings.kafka, self.settings.topics.releases)
-        return release.model_version if release else None
 
 
 @pytest.fixture

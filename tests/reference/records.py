@@ -9,7 +9,7 @@ import pyarrow as pa
 from stream_app.adapters.kafka_topics import plan_topics
 from stream_app.adapters.releases import Release
 from stream_app.core import clicks, item_records
-from stream_app.core.manifest import ModelManifest, Scoring, SecondStage, StateTensor
+from stream_app.core.manifest import DeltaOf, ModelManifest, Scoring, SecondStage, StateTensor
 from stream_app.core.records import ClickSource, DeadLetter, Recommendation, ScoredItem
 from stream_app.core.session import SessionState
 from stream_app.core.statistics_recipe import StatisticsRecipe
@@ -99,6 +99,7 @@ def page() -> Iterator[str]:
     yield from _section("Model manifest: a state tensor", "", StateTensor)
     yield from _section("Model manifest: scoring", "", Scoring)
     yield from _section("Model manifest: the second stage", "", SecondStage)
+    yield from _section("Model manifest: a refreshed model", "", DeltaOf)
     yield ""
     yield "## Click log"
     yield CLICK_LOG
@@ -175,6 +176,7 @@ _JSON_WORDS = {
     "dict[_Digits, int]": "object of whole numbers",
     "ClickSource": "object, below",
     "Scoring": "object, below",
+    "DeltaOf": "object, below",
     "SecondStage": "object, below",
     "StateTensor": "object, below",
     "ScoredItem": "object, below",

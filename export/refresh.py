@@ -1,0 +1,277 @@
+"""Fresh models between two full trainings: learn the newest clicks every few minutes, release what changed.
+
+A `Refresher` stays in memory, so that a run costs little more than the learning itself: it keeps the live
+model's weights and the clicks of the last hours, and reads what is new.  What it releases is a delta on
+the last full training (`stream_app.files.bundle_delta`); weights, optimiser and all are in it, so a
+refresher that was killed goes on from the live model.
+"""
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact import (
+    TrainingFacts,
+    bundle_content,
+    checkpoint_of,
+    new_model_version,
+    popularity_of,
+)
+from export.contenders import BASE, LIVE, as_metrics
+from export.fine_tuning import FineTuned, Rival, fine_tune
+from export.parity import check_parity
+from export.plan import Say
+from export.run import Refreshed, Run, RunOutcome, scratch_directory
+from models.checkpoint import Checkpoint
+from stream_app.adapters.onnx_scorer import OnnxScorer
+from stream_app.adapters.releases import promote, read_latest
+from stream_app.adapters.retrain_instruments import RetrainInstruments
+from stream_app.core.errors import ConfigurationError
+from stream_app.core.manifest import SecondStage
+from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.sessions import SessionTable, sessions_of_clicks, vocabulary_of_clicks
+from stream_app.files.bundle import BundleContent, open_bundle, write_bundle
+from stream_app.files.click_tail import ClickTail
+from stream_app.files.registry import Registry
+from stream_app.settings import Settings
+
+PARITY_BATCHES: Final = (1, 64)
+"""Batches that torch and ONNX Runtime are compared in; the full training tried more, with the same graphs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Model:
+    """A model as training goes on from it, and what its bundle holds besides."""
+
+    version: str
+    base: str
+    """The full training it goes back to; its own version where it is one."""
+    checkpoint: Checkpoint
+    item2vec: NDArray[np.float32]
+    popularity: NDArray[np.float32]
+    second_stage: SecondStage | None
+    ranker: bytes | None
+    training: TrainingFacts
+
+    @property
+    def known_until_ms(self) -> int:
+        """Newest click it has learned."""
+        assert self.training.last_event_ms is not None
+        return self.training.last_event_ms
+
+
+class Refresher:
+    """For one thread.  `run` again and again, `close` in the end."""
+
+    def __init__(self, settings: Settings, *, instruments: RetrainInstruments, say: Say) -> None:
+        """Raises `ConfigurationError` where the registry cannot be written to, or another training is at
+        work in this data directory."""
+        self._settings, self._instruments, self._say = settings, instruments, say
+        self._registry = Registry(settings.registry, settings.data_dir / "models")
+        self._registry.check_writable()
+        self._resources = ExitStack()
+        self._directory = self._resources.enter_context(scratch_directory(settings, "refresh"))
+        self._tail = ClickTail(
+            settings.click_log,
+            window_hours=settings.refresh.window_hours,
+            clicks_max=settings.refresh.clicks_max,
+            event_types=settings.serving.event_types,
+        )
+        self._live: _Model | None = None
+        self._base: _Model | None = None
+
+    def close(self) -> None:
+        self._resources.close()
+
+    def run(self, from_base: bool = False) -> RunOutcome:
+        """Learn what came since the live model, and release it if the gate lets it through.
+
+        from_base: start from the last full training instead, as after a refusal.  Raises
+        `ServiceAwayError` without a broker, `ConfigurationError`, `ClickFileError`, `BundleError`,
+        `TrainingDivergedError`; registry and pointer are as they were then.
+        """
+        run = Run(
+            self._settings, self._registry, self._directory, self._instruments, self._say, None
+        )
+        with run.step("read"):
+            release = read_latest(self._settings.kafka, self._settings.topics.releases)
+            if release is None or release.model_version is None:
+                return RunOutcome(
+                    result="waiting",
+                    reason="no model is live to refresh: `nextclick retrain` trains the first one",
+                    before_first_model=True,
+                )
+            live, base = self._follow(release.model_version)
+            start = base if from_base else live
+            vocabulary, window = self._window(start.checkpoint.vocabulary)
+        run.instruments.training_sessions.set(window.n_sessions)
+        with run.step("train"):
+            tuned = fine_tune(
+                start.checkpoint,
+                _rivals(live, base),
+                window,
+                vocabulary,
+                self._settings.refresh,
+                known_until_ms=start.known_until_ms,
+                tolerance=self._settings.retrain.gate_tolerance,
+                threads=self._settings.retrain.threads,
+                seed=start.known_until_ms % 2**31,
+            )
+        if isinstance(tuned, str):
+            return RunOutcome(result="waiting", reason=tuned, sessions=window.n_sessions)
+        run.instruments.judged(tuned.quality, tuned.events / max(tuned.seconds, 1e-9))
+        if not tuned.verdict.passed:
+            return RunOutcome(
+                result="gated", reason="; ".join(tuned.verdict.reasons), sessions=window.n_sessions
+            )
+        with run.step("export"):
+            content, directory = self._export(tuned, start, window)
+        with run.step("publish"):
+            facts = run.registry.publish_delta(directory, base.version)
+            shutil.rmtree(directory)
+            promoted = self._promote(live.version, content.model_version, tuned)
+        if not promoted:
+            return RunOutcome(
+                result="waiting",
+                reason="another model was promoted meanwhile: the next run goes on from that one",
+                sessions=window.n_sessions,
+            )
+        self._live = _refreshed(content, tuned.checkpoint, base.version)
+        return RunOutcome(
+            result="published",
+            reason=f"{tuned.new_clicks:,} new clicks and {tuned.new_items:,} new items learned, a delta of "
+            f"{facts.size_bytes / 1e6:.1f} MB on {base.version}; {'; '.join(tuned.verdict.reasons)}",
+            model_version=content.model_version,
+            sessions=window.n_sessions,
+            refreshed=Refreshed(
+                base=base.version,
+                new_clicks=tuned.new_clicks,
+                learned_clicks=tuned.clicks,
+                new_items=tuned.new_items,
+                delta_bytes=facts.size_bytes,
+                quality=tuned.quality,
+                step_seconds=run.seconds,
+            ),
+        )
+
+    def _follow(self, version: str) -> tuple[_Model, _Model]:
+        """The live model and the full training it goes back to; read where somebody else published it."""
+        if self._live is None or self._live.version != version:
+            self._live = _read_model(self._registry, version)
+        if self._base is None or self._base.version != self._live.base:
+            is_base = self._live.base == version
+            self._base = self._live if is_base else _read_model(self._registry, self._live.base)
+        return self._live, self._base
+
+    def _window(self, known: ItemVocabulary) -> tuple[ItemVocabulary, SessionTable]:
+        """The sessions of the last hours, and the vocabulary with what is new in them at its end."""
+        clicks = self._tail.look()
+        vocabulary = vocabulary_of_clicks(clicks, known)
+        return vocabulary, sessions_of_clicks(clicks, vocabulary, limits=self._settings.session)
+
+    def _export(
+        self, tuned: FineTuned, start: _Model, window: SessionTable
+    ) -> tuple[BundleContent, Path]:
+        """The whole bundle in the scratch directory, proven equal to what was trained."""
+        now = datetime.now(UTC)
+        checkpoint, n_items = tuned.checkpoint, len(tuned.checkpoint.vocabulary)
+        content = bundle_content(
+            checkpoint,
+            model_version=new_model_version(now, checkpoint),
+            created_at=now,
+            item2vec=_extended(start.item2vec, n_items),
+            popularity=_shifted(start, popularity_of(window, n_items), tuned.new_clicks),
+            training=TrainingFacts(
+                first_event_ms=start.training.first_event_ms,
+                last_event_ms=int(window.click_ms.max()),
+                sessions=tuned.sessions,
+                clicks=tuned.clicks,
+                epochs=self._settings.refresh.epochs,
+                seconds=round(tuned.seconds, 3),
+                started_from=start.version,
+            ),
+            metrics=as_metrics(tuned.quality),
+            sessions=window,
+            approximate_scoring=self._settings.retrain.approximate_scoring,
+        )
+        content = replace(content, second_stage=start.second_stage, ranker=start.ranker)
+        directory = self._directory / content.model_version
+        write_bundle(directory, content)
+        # As the workers will; and what they compute is what was judged.
+        check_parity(checkpoint.model(), OnnxScorer.load(directory), batches=PARITY_BATCHES)
+        return content, directory
+
+    def _promote(self, live: str, version: str, tuned: FineTuned) -> bool:
+        """Move the pointer on from the live model we knew; False where it was moved meanwhile."""
+        kafka, topic = self._settings.kafka, self._settings.topics.releases
+        reason = f"refreshed: {tuned.new_clicks} new clicks; {'; '.join(tuned.verdict.reasons)}"
+        current = read_latest(kafka, topic)
+        if current is None or current.model_version != live:
+            return False
+        moved = promote(kafka, topic, version, reason=reason)
+        if moved.previous != live:  # between our two looks
+            promote(kafka, topic, moved.previous, reason="a refresh had come in between")
+            return False
+        spare = {live, *moved.history}
+        self._registry.prune_deltas(self._settings.refresh.deltas_kept, spare)
+        return True
+
+
+def _rivals(live: _Model, base: _Model) -> dict[str, Rival]:
+    rivals = {LIVE: Rival(live.version, live.checkpoint)}
+    if base.version != live.version:
+        rivals[BASE] = Rival(base.version, base.checkpoint)
+    return rivals
+
+
+def _read_model(registry: Registry, version: str) -> _Model:
+    bundle = open_bundle(registry.fetch(version))
+    manifest = bundle.manifest
+    training = msgspec.convert(manifest.training, TrainingFacts)
+    if training.last_event_ms is None:
+        raise ConfigurationError(
+            f"model {version} was trained on data without a clock, so nothing says what is new since: "
+            "let `nextclick retrain` train one on the click log"
+        )
+    return _Model(
+        version=version,
+        base=version if manifest.delta is None else manifest.delta.base,
+        checkpoint=checkpoint_of(bundle.directory),
+        item2vec=bundle.item2vec,
+        popularity=bundle.popularity,
+        second_stage=manifest.second_stage,
+        ranker=bundle.ranker,
+        training=training,
+    )
+
+
+def _refreshed(content: BundleContent, checkpoint: Checkpoint, base: str) -> _Model:
+    return _Model(
+        version=content.model_version,
+        base=base,
+        checkpoint=checkpoint,
+        item2vec=content.item2vec,
+        popularity=content.popularity,
+        second_stage=content.second_stage,
+        ranker=content.ranker,
+        training=msgspec.convert(content.training, TrainingFacts),
+    )
+
+
+def _extended(vectors: NDArray[np.float32], n_items: int) -> NDArray[np.float32]:
+    """item2vec is learned by full trainings: an item it has not seen has no neighbours until then."""
+    return np.pad(vectors, ((0, n_items - len(vectors)), (0, 0)))
+
+
+def _shifted(start: _Model, newest: NDArray[np.float32], new_clicks: int) -> NDArray[np.float32]:
+    """Shares of the clicks: the model's so far and the window's, by their number of clicks."""
+    share = new_clicks / max(new_clicks + start.training.clicks, 1)
+    before = np.pad(start.popularity, (0, len(newest) - len(start.popularity)))
+    return ((1 - share) * before + share * newest).astype(np.float32)
