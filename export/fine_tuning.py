@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from export.contenders import CANDIDATE, POPULARITY
 from export.gate import Contender, Verdict, allowed_loss, judge
@@ -51,6 +53,7 @@ class FineTuned:
 
 def fine_tune(
     start: Checkpoint,
+    base: Checkpoint,
     rivals: Mapping[str, Rival],
     window: SessionTable,
     vocabulary: ItemVocabulary,
@@ -63,7 +66,8 @@ def fine_tune(
 ) -> FineTuned | str:
     """Learn what came after `known_until_ms`; a sentence why not, where there is too little of it.
 
-    start: weights and optimiser to go on from.  rivals: whom the outcome must not be worse than, as
+    start: weights and optimiser to go on from.  base: what a delta is told on; its items begin those of
+    `start`, and rows that have hardly moved from its own go back to them.  rivals: whom the outcome must not be worse than, as
     contenders by name.  window: the sessions of the last hours, as rows of `vocabulary`, which begins
     with the items of `start` (a rival's items are among them, in any order).
     """
@@ -80,7 +84,7 @@ def fine_tune(
     new_clicks = int((window.click_ms > known_until_ms).sum())
 
     learned = [_with_some_of(old, division.past, settings.replay_share, rng)]
-    first = _train(start, learned[0], vocabulary, settings, threads=threads, seed=seed)
+    first = _train(start, base, learned[0], vocabulary, settings, threads=threads, seed=seed)
     quality = {
         CANDIDATE: evaluate_checkpoint(first.checkpoint, division.held_out),
         **{name: _of_rival(r.model, division.held_out, vocabulary) for name, r in rivals.items()},
@@ -95,7 +99,13 @@ def fine_tune(
         learned.append(_with_some_of(old, newest, settings.replay_share, rng))
         results.append(
             _train(
-                first.checkpoint, learned[1], vocabulary, settings, threads=threads, seed=seed + 1
+                first.checkpoint,
+                base,
+                learned[1],
+                vocabulary,
+                settings,
+                threads=threads,
+                seed=seed + 1,
             )
         )
         verdict = _still_good(
@@ -118,6 +128,7 @@ def fine_tune(
 
 def _train(
     start: Checkpoint,
+    base: Checkpoint,
     sessions: SessionTable,
     vocabulary: ItemVocabulary,
     settings: RefreshSettings,
@@ -135,7 +146,37 @@ def _train(
         start=start,
         threads=threads,
     )
-    return replace(result, checkpoint=replace(result.checkpoint, config=config))
+    checkpoint = replace(result.checkpoint, config=config)
+    return replace(result, checkpoint=_few_rows_moved(checkpoint, base, settings.least_change))
+
+
+def _few_rows_moved(checkpoint: Checkpoint, base: Checkpoint, least: float) -> Checkpoint:
+    """The same with items that moved by less than `least` of their length where the base has them.
+
+    Every sampled negative moves a little, so nearly all items of a catalogue do; most of that is noise,
+    and nine tenths of a delta.  The optimiser's state goes back with the row.
+    """
+    n = len(base.vocabulary)
+    tables = checkpoint.model().item_tables & checkpoint.weights.keys()
+    still = torch.ones(n, dtype=torch.bool)
+    for name in tables:
+        before, after = base.weights[name], checkpoint.weights[name][:n]
+        if before.ndim == 2:  # a bias goes with its item's vector
+            still &= (after - before).norm(dim=1) < least * before.norm(dim=1)
+
+    def put_back(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+        result = dict(ours)
+        for name, before in theirs.items():
+            if name.rpartition(".")[2] in tables and name in ours:
+                result[name] = ours[name].clone()
+                result[name][:n][still] = before[still]
+        return result
+
+    return replace(
+        checkpoint,
+        weights=put_back(checkpoint.weights, base.weights),
+        optimiser=put_back(checkpoint.optimiser, base.optimiser),
+    )
 
 
 def _with_some_of(

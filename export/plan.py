@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from export.admission import admitted_items
 from export.artifact import checkpoint_of, without_items
 from export.window import Division, Window, in_vocabulary_of, to_learn
 from models.architectures import network
@@ -73,7 +74,7 @@ class Plan:
     config: ModelConfig
     start: Checkpoint | None
     retired: frozenset[str]
-    """Items of the live model that nobody clicked in the whole window."""
+    """Items of the live model that nobody clicked in the whole window, or too few did (`export.admission`)."""
 
 
 def find_live_model(settings: Settings, registry: Registry, say: Say) -> LiveModel | None:
@@ -121,12 +122,14 @@ def plan_training(
     config = NETWORKS[settings.architecture].changed(
         units=settings.layer_units, epochs=settings.epochs
     )
+    admitted = admitted_items(window, settings)
     start, retired = _start(
-        window, config, live, say=say, from_scratch=from_scratch or not settings.warm_start
+        admitted, config, live, say=say, from_scratch=from_scratch or not settings.warm_start
     )
     # Only what was clicked before the cut is learned; an item of the held-out slice alone is new to all.
     support = division.past.support(len(window.vocabulary))
-    clicked = [item for item, n in zip(window.vocabulary.ids, support, strict=True) if n]
+    known = window.vocabulary.index_of
+    clicked = [item for item in admitted.ids if support[known[item]]]
     learn = to_learn(
         division.past,
         known_until_ms=live.known_until_ms if live is not None and start is not None else None,
@@ -150,7 +153,7 @@ def plan_refit(
     The held-out slice is the freshest there is, and in a quiet night it may be hours long: a model that
     never learned it would not even know the items that appeared meanwhile.
     """
-    vocabulary = judged.vocabulary.extended(window.vocabulary.ids)
+    vocabulary = judged.vocabulary.extended(admitted_items(window, settings).ids)
     learn = to_learn(
         window.sessions,
         known_until_ms=division.cut_ms - 1,
@@ -172,12 +175,17 @@ def _warm_epochs(clicks: int, settings: RetrainSettings) -> int:
 
 
 def _start(
-    window: Window, config: ModelConfig, live: LiveModel | None, *, say: Say, from_scratch: bool
+    admitted: ItemVocabulary,
+    config: ModelConfig,
+    live: LiveModel | None,
+    *,
+    say: Say,
+    from_scratch: bool,
 ) -> tuple[Checkpoint | None, frozenset[str]]:
     """The live model's checkpoint, less its retired items, if training can go on from it."""
     if live is None:
         return None, frozenset()
-    retired = frozenset(live.scorer.vocabulary.ids) - frozenset(window.vocabulary.ids)
+    retired = frozenset(live.scorer.vocabulary.ids) - frozenset(admitted.ids)
     if from_scratch:
         return None, retired
     try:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from export.admission import with_new_items
 from export.artifact import (
     TrainingFacts,
     bundle_content,
@@ -29,6 +30,7 @@ from export.fine_tuning import FineTuned, Rival, fine_tune
 from export.parity import check_parity
 from export.plan import Say
 from export.run import Refreshed, Run, RunOutcome, scratch_directory
+from export.window import in_vocabulary_of
 from models.checkpoint import Checkpoint
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote, read_latest
@@ -115,6 +117,7 @@ class Refresher:
         with run.step("train"):
             tuned = fine_tune(
                 start.checkpoint,
+                base.checkpoint,
                 _rivals(live, base),
                 window,
                 vocabulary,
@@ -173,8 +176,10 @@ class Refresher:
     def _window(self, known: ItemVocabulary) -> tuple[ItemVocabulary, SessionTable]:
         """The sessions of the last hours, and the vocabulary with what is new in them at its end."""
         clicks = self._tail.look()
-        vocabulary = vocabulary_of_clicks(clicks, known)
-        return vocabulary, sessions_of_clicks(clicks, vocabulary, limits=self._settings.session)
+        seen = vocabulary_of_clicks(clicks, known)
+        window = sessions_of_clicks(clicks, seen, limits=self._settings.session)
+        vocabulary = with_new_items(known, window, seen, self._settings.retrain)
+        return vocabulary, in_vocabulary_of(window, seen, vocabulary)
 
     def _export(
         self, tuned: FineTuned, start: _Model, window: SessionTable

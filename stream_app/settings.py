@@ -228,6 +228,11 @@ class RetrainSettings(Group):
     """Hold out no more than so many next clicks: enough to judge by, and the rest is learned at once."""
     clicks_max: int = Field(default=5_000_000, ge=1_000)
     """Hold so many newest clicks of the window in memory (about 100 bytes each)."""
+    items_max: int = Field(default=1_000_000, ge=1)
+    """A model knows so many items at most: the most clicked of the window.  The others are answered for by the
+    statistics."""
+    item_clicks_min: int = Field(default=1, ge=1)
+    """A model knows an item once it was clicked so often in the window."""
     sessions_min: int = Field(default=200, ge=1)
     """Wait for so many sessions of two clicks or more before the first training."""
     epochs: int = Field(default=6, ge=1)
@@ -265,6 +270,9 @@ class RefreshSettings(Group):
     """Passes over new and old sessions."""
     learning_rate_factor: float = Field(default=1.0, gt=0)
     """Fine-tune at so much of the full training's learning rate."""
+    least_change: float = Field(default=0.02, ge=0, lt=1)
+    """An item whose vector moved by less than this share of its length stays as the full training left it, so
+    that a delta is small."""
     holdout_share: float = Field(default=0.15, gt=0, lt=0.9)
     """Share of the new sessions, the newest, that a fine-tuned model is judged on before it learns them."""
     holdout_clicks_max: int = Field(default=1_000, ge=30)

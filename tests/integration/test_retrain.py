@@ -179,6 +179,18 @@ def test_items_nobody_clicks_any_more_leave_the_vocabulary(shop: Shop) -> None:
     assert len(bundle.vocabulary) == 50
 
 
+def test_a_full_vocabulary_lets_the_least_clicked_items_go(shop: Shop) -> None:
+    """The statistics go on answering for them; the gate knows that they were let go."""
+    shop.clicks(300)
+    shop.retrain(items_max=55)
+    shop.clicks(200)
+    outcome = shop.retrain(items_max=45)
+    assert outcome.result == "published", outcome.reason
+    bundle = open_bundle(shop.registry.fetch(str(outcome.model_version)))
+    assert len(bundle.vocabulary) == 45
+    assert bundle.manifest.training["started_from"] is not None
+
+
 def test_a_live_bundle_that_is_gone_or_damaged_is_replaced_from_scratch(shop: Shop) -> None:
     shop.clicks(300)
     promote(shop.settings.kafka, shop.settings.topics.releases, "v-gone", reason="a test")
@@ -297,7 +309,7 @@ def test_two_retrainings_do_not_share_a_directory(shop: Shop) -> None:
     shop.settings.data_dir.mkdir()
     with (shop.settings.data_dir / "retrain.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigurationError, match="another retraining is at work"):
+        with pytest.raises(ConfigurationError, match="another retrain is at work"):
             shop.retrain()
 
 
