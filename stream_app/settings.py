@@ -145,10 +145,10 @@ class StatisticsSettings(Group):
     follow_up_half_life_minutes: float = Field(default=7.5, gt=0)
     """Half-life of the popularity of follow-up clicks (a session's second and later), the prior of co-occurrence."""
     pair_half_lives_minutes: tuple[PositiveFloat, ...] = Field(
-        default=(20.0, 360.0), min_length=1, max_length=8
+        default=(20.0, 43_200.0), min_length=1, max_length=8
     )
     """Half-lives of co-occurrence (which items are clicked in one session), comma-separated."""
-    pair_weights: tuple[PositiveFloat, ...] = (0.7, 0.3)
+    pair_weights: tuple[PositiveFloat, ...] = (0.5, 0.5)
     """What each of them weighs in a score, comma-separated."""
     pair_positions: int = Field(default=4, ge=1, le=64)
     """Clicks of a session are pairs up to so many positions apart; as many last items an answer looks at."""

@@ -24,9 +24,9 @@ class StatisticsRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """Of further popularities of all clicks."""
     follow_up_half_life_minutes: _Positive = 7.5
     """Of the popularity of follow-up clicks: a session's second click and later."""
-    pair_half_lives_minutes: tuple[_Positive, ...] = (20.0, 360.0)
+    pair_half_lives_minutes: tuple[_Positive, ...] = (20.0, 43_200.0)
     """Of the co-occurrence counts, the shortest first."""
-    pair_weights: tuple[_Positive, ...] = (0.7, 0.3)
+    pair_weights: tuple[_Positive, ...] = (0.5, 0.5)
     """Share of each of them in a score."""
     pair_positions: _Count = 4
     """Two clicks of a session are a pair up to so many positions apart; so many items are scored from."""

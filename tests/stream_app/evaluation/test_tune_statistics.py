@@ -15,7 +15,8 @@ from stream_app.evaluation.tune_statistics import Tuned, tune_statistics
 MINUTE_MS = 60_000
 DAY = 1440.0
 START_MS = 1_700_000_000_000
-RECIPE = StatisticsRecipe()
+RECIPE = StatisticsRecipe(pair_half_lives_minutes=(20.0, 360.0), pair_weights=(0.7, 0.3))
+"""Such as suit news."""
 Row = tuple[int, str, int]
 """Session, item, ms since the start."""
 

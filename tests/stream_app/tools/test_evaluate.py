@@ -152,9 +152,9 @@ def test_tuning_prints_lines_for_the_settings_file(files: Path, tmp_path: Path) 
     assert best["recall_20"] + best["mrr_20"] >= max(
         choice["recall_20"] + choice["mrr_20"] for choice in report["pairs"]
     )
-    assert report["present"]["half_lives_minutes"] == [20, 360]
+    assert report["present"]["half_lives_minutes"] == [20, 43_200]
     assert f"{report['targets']:,} next clicks of" in result.stdout
-    assert "20 min + 6 h" in result.stdout
+    assert "20 min + 30 d" in result.stdout
 
 
 def test_what_is_printed_names_what_was_left_out(files: Path) -> None:
