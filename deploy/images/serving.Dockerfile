@@ -26,7 +26,7 @@ FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nextclick \
     && install -d -o nextclick -g nextclick -m 0700 \
         /var/lib/nextclick /var/lib/nextclick/workers /var/lib/nextclick/registry \
-        /var/lib/nextclick/click-log /var/lib/nextclick/retrain /var/lib/nextclick/shop
+        /var/lib/nextclick/click-log /var/lib/nextclick/retrain /var/lib/nextclick/refresh /var/lib/nextclick/shop
 COPY --from=build /opt/nextclick /opt/nextclick
 COPY deploy/images/ready.py /opt/nextclick/ready.py
 ENV PATH=/opt/nextclick/bin:$PATH PYTHONUNBUFFERED=1

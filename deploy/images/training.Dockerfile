@@ -12,7 +12,7 @@ ENV UV_LINK_MODE=copy UV_SYSTEM_CERTS=true
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nextclick \
     && install -d -o nextclick -g nextclick -m 0700 \
         /var/lib/nextclick /var/lib/nextclick/workers /var/lib/nextclick/registry \
-        /var/lib/nextclick/click-log /var/lib/nextclick/retrain /var/lib/nextclick/shop \
+        /var/lib/nextclick/click-log /var/lib/nextclick/retrain /var/lib/nextclick/refresh /var/lib/nextclick/shop \
     && python -m venv --without-pip /opt/nextclick
 COPY requirements/training.txt /build/requirements/
 # Installed in place by a uv that stays outside: a second stage would write torch's gigabytes twice.

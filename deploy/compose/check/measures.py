@@ -13,7 +13,7 @@ MEGABYTE = 1024**2
 METRICS_PORT = 9100
 START_SECONDS = 180.0
 OUR_IMAGES = ("nextclick-serving:0.1.0", "nextclick-training:0.1.0")
-STARTED_ALONE = ("kafka", "worker", "statistics", "archive", "gateway", "retrain")
+STARTED_ALONE = ("kafka", "worker", "statistics", "archive", "gateway", "retrain", "refresh")
 
 
 def image_sizes(scene: Scene) -> None:

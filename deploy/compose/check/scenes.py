@@ -20,7 +20,7 @@ from deploy.compose.check.stream import TOPICS, Stream, archived_clicks
 from stream_app.adapters.stream_reader import uncommitted
 from stream_app.core.errors import NextclickError
 
-SERVING: Final = ("worker", "statistics", "archive", "retrain", "gateway")
+SERVING: Final = ("worker", "statistics", "archive", "retrain", "refresh", "gateway")
 FIRST_ANSWER_SECONDS: Final = 300.0
 CATCH_UP_SECONDS: Final = 120.0
 MODEL_SECONDS: Final = 600.0
