@@ -22,6 +22,7 @@ from tests.benchmarks import (
     scoring,
     sizing,
     stream_statistics,
+    two_stages,
 )
 from tests.benchmarks.bed import Bed
 from tests.benchmarks.figures import Figure
@@ -49,6 +50,7 @@ PARTS: Final[dict[str, Part]] = {
     "gateway": gateway.figures,
     "restore": restore_figures,
     "scoring": scoring_figures,
+    "two-stages": two_stages.figures,
 }
 SIZING: Final = "sizing"
 MORE: Final[dict[str, Part]] = {"statistics": stream_statistics.figures}
