@@ -78,8 +78,8 @@ def retrain_for_ever(
         except NextclickError as error:
             kind = type(error).__name__
             # The message says what to do; a traceback would bury it.
-            log.error("retrain_failed", error=str(error), kind=kind)  # noqa: TRY400 - see above
+            log.error(f"{instruments.JOB}_failed", error=str(error), kind=kind)  # noqa: TRY400 - see above
         except Exception:
-            log.exception("retrain_failed")
+            log.exception(f"{instruments.JOB}_failed")
         done(outcome)
         sleep(rhythm.pause_seconds(outcome, time.monotonic() - began))

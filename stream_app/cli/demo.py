@@ -18,11 +18,18 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600}
 
 
-def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -> float:
+def _duration(_context: click.Context, parameter: click.Parameter, text: str) -> float:
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None or float(match[1]) <= 0:
-        raise ConfigurationError(f"--retrain-every {text}: write a duration such as 60s or 5m")
+        flag = parameter.opts[0]
+        raise ConfigurationError(f"{flag} {text}: write a duration such as 60s or 5m")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def _duration_or_never(
+    context: click.Context, parameter: click.Parameter, text: str
+) -> float | None:
+    return None if text.strip().lower() == "never" else _duration(context, parameter, text)
 
 
 _above_zero = click.FloatRange(min=0, min_open=True)
@@ -76,6 +83,14 @@ _above_zero = click.FloatRange(min=0, min_open=True)
     default="60s",
     show_default=True,
     help="From one training to the next.",
+)
+@click.option(
+    "--refresh-every",
+    "refresh_every_seconds",
+    callback=_duration_or_never,
+    default="20s",
+    show_default=True,
+    help="From one refresh of the live model to the next, or never.",
 )
 @click.option(
     "--data-dir",

@@ -102,6 +102,7 @@ class Demo:
         self._news: deque[str] = deque(maxlen=NEWS_SHOWN)
         self._environment_told = False
         self._retraining_began = False
+        self._refreshing_began = False
         self._versions_told = 0
         self._page_told = False
         self._best: float | None = None
@@ -137,7 +138,7 @@ class Demo:
             self._environment.start()
             self._stream()
         finally:
-            self._children.stop(INSTALLER, names.RETRAIN, names.TRAFFIC)
+            self._children.stop(INSTALLER, names.RETRAIN, names.REFRESH, names.TRAFFIC)
             self._children.stop(names.GATEWAY, names.WORKER, names.STATISTICS, names.ARCHIVE)
             broker.stop()
         self._sum_up()
@@ -188,7 +189,7 @@ class Demo:
         self._phase = "ending: the worker answers what is left"
         self._services.stop(names.TRAFFIC)
         self._streamed_seconds = time.monotonic() - self._streamed_since
-        self._services.stop(names.RETRAIN, INSTALLER)
+        self._services.stop(names.RETRAIN, names.REFRESH, INSTALLER)
         self._drain()
 
     def _learn_history(self) -> RecordedLog | None:
@@ -281,6 +282,10 @@ class Demo:
             self._services.start_retraining(environment.python)
         for line in self._training_log.news():
             self._tell(line)
+        if self._training_log.published and not self._refreshing_began and not self._is_over():
+            self._refreshing_began = True
+            if self._options.refresh_every_seconds is not None:
+                self._services.start_refreshing(environment.python)
 
     def _tell_new_versions(self) -> None:
         for version in list(self._numbers.versions)[self._versions_told :]:

@@ -17,6 +17,8 @@ class DemoOptions:
     clicks_per_second: float = 150.0
     seed: int = 0
     retrain_every_seconds: float = 60.0
+    refresh_every_seconds: float | None = 20.0
+    """None: never."""
     training_env: Path | None = None
     data: Path | None = None
     """A recorded log instead of the simulated shop."""

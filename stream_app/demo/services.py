@@ -22,6 +22,7 @@ ARCHIVE: Final = "archive"
 GATEWAY: Final = "gateway"
 TRAFFIC: Final = "traffic"
 RETRAIN: Final = "retrain"
+REFRESH: Final = "refresh"
 
 RESTARTS_MAX: Final = 5
 """More restarts of one child than this within a minute, and something is wrong for good."""
@@ -91,6 +92,14 @@ class Services:
         }
         self._start(RETRAIN, self._nextclick(RETRAIN, flags, python=python), nice=True)
 
+    def start_refreshing(self, python: Path) -> None:
+        """Likewise; between two trainings."""
+        flags = {
+            "--every": f"{self._options.refresh_every_seconds:g}s",
+            "--data-dir": self._workspace.root / "refresh",
+        }
+        self._start(REFRESH, self._nextclick(REFRESH, flags, python=python), nice=True)
+
     def worker_is_ready(self) -> bool:
         return _says_ready("127.0.0.1", self._worker_port)
 
@@ -128,7 +137,7 @@ class Services:
 
     def _may_restart(self, name: str, status: int) -> bool:
         asked_for_it = status == InvariantError.exit_status or status < 0
-        if name in (TRAFFIC, RETRAIN) or not asked_for_it:
+        if name in (TRAFFIC, RETRAIN, REFRESH) or not asked_for_it:
             return False
         times = self._restarts.setdefault(name, deque(maxlen=RESTARTS_MAX))
         now = time.monotonic()

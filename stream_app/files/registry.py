@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -39,6 +40,10 @@ REPORTS: Final = "reports"
 
 WHOLE_KEPT: Final = 4
 """Refreshed models that stay made whole on a machine: the live one, the one before, and some for a look back."""
+
+STALE_SECONDS: Final = 3_600.0
+"""Nobody takes so long to fetch a model."""
+_ARRIVING: Final = ".download-"
 
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -235,7 +240,8 @@ class Registry:
                 raise BundleError(f"version {version} names the file {name[:80]!r}: refused")
         try:
             self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(dir=self._cache, prefix=".download-") as scratch:
+            self._remove_stale()
+            with tempfile.TemporaryDirectory(dir=self._cache, prefix=_ARRIVING) as scratch:
                 arriving = Path(scratch) / "bundle"
                 arriving.mkdir()
                 if manifest.delta is None:
@@ -254,6 +260,13 @@ class Registry:
             ) from error
         except OSError as error:
             raise cannot_write(self._cache, error) from error
+
+    def _remove_stale(self) -> None:
+        """What a killed process had half here."""
+        for path in self._cache.glob(f"{_ARRIVING}*"):
+            with contextlib.suppress(OSError):  # somebody else was faster
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _apply(self, version: str, manifest: ModelManifest, delta: DeltaOf, into: Path) -> None:
         if self.manifest(delta.base).delta is not None:

@@ -13,7 +13,7 @@ from stream_app.adapters.instruments import (
     StatisticsInstruments,
     WorkerInstruments,
 )
-from stream_app.adapters.retrain_instruments import RetrainInstruments
+from stream_app.adapters.retrain_instruments import RefreshInstruments, RetrainInstruments
 from stream_app.adapters.standby_instruments import StandbyInstruments
 from stream_app.adapters.store_metrics import StoreMetrics
 
@@ -51,6 +51,7 @@ def metrics() -> dict[str, frozenset[str]]:
         StatisticsInstruments,
         ArchiveInstruments,
         RetrainInstruments,
+        RefreshInstruments,
     ):
         instruments(registry)
     found = {"up": TARGET_LABELS}

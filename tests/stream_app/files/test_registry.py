@@ -157,6 +157,16 @@ def test_few_refreshed_models_stay_whole_on_a_machine(tmp_path: Path) -> None:
     assert open_bundle(registry.fetch("2-new")).manifest.model_version == "2-new"
 
 
+def test_what_a_killed_process_left_in_the_cache_goes_after_an_hour(tmp_path: Path) -> None:
+    registry = Registry("memory://leftovers", tmp_path / "cache")
+    for name in ("old", "new"):
+        (tmp_path / "cache" / f".download-{name}" / "bundle").mkdir(parents=True)
+    os.utime(tmp_path / "cache" / ".download-old", (0, 0))
+    registry.fetch(registry.publish(make_bundle(tmp_path)))
+    assert [p.name for p in (tmp_path / "cache").glob(".download-*")] == [".download-new"]
+    fsspec.filesystem("memory").store.clear()
+
+
 @pytest.mark.parametrize("file", ["delta.bin", "manifest.json"])
 def test_a_damaged_delta_is_refused(tmp_path: Path, file: str) -> None:
     registry = Registry(str(tmp_path / "registry"), tmp_path / "cache")
