@@ -53,6 +53,7 @@ def list_command(settings: Settings) -> None:
     for name in ("items", "clicks", "recall@20", "MRR@20"):
         table.add_column(name, justify="right")
     table.add_column("trained on clicks until")
+    table.add_column("kept as")
     for version in versions:
         mark = "live" if version == live else ""
         try:
@@ -136,6 +137,9 @@ def _row(manifest: ModelManifest) -> tuple[str, ...]:
         f"{datetime.fromtimestamp(until / 1000).astimezone():%Y-%m-%d %H:%M:%S %Z}"
         if until
         else "",
+        "whole"
+        if manifest.delta is None
+        else f"{manifest.delta.size_bytes / 1e6:,.1f} MB on {manifest.delta.base}",
     )
 
 

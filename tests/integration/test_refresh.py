@@ -8,9 +8,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import ReleaseFollower, promote, read_latest
+from stream_app.cli.models import models
 from stream_app.core.errors import ConfigurationError
 from stream_app.files.bundle import open_bundle, read_weights
 from stream_app.files.registry import Registry
@@ -89,6 +91,26 @@ def test_each_refresh_goes_on_from_the_last_and_is_a_delta_on_the_full_training(
     release = read_latest(shop.settings.kafka, shop.settings.topics.releases)
     assert release is not None
     assert (*release.history, release.model_version) == tuple(versions)
+
+
+def test_the_list_of_models_says_what_is_kept_as_a_delta(shop: Shop) -> None:
+    base = trained(shop)
+    with closing(shop.refresher()) as refresher:
+        shop.clicks(250)
+        refreshed = str(refresher.run().model_version)
+    kafka, topic = shop.settings.kafka.bootstrap_servers, shop.settings.topics.releases
+    flags = [
+        *("--registry", shop.settings.registry, "--kafka-bootstrap-servers", kafka),
+        *("--set", f"topics.releases={topic}"),
+    ]
+    listed = CliRunner().invoke(models, ["list", *flags], catch_exceptions=False).output
+    [whole] = [
+        line for line in listed.splitlines() if f" {base} " in line and " MB on " not in line
+    ]
+    [delta] = [line for line in listed.splitlines() if f" {refreshed} " in line]
+    assert whole.rstrip(" │").endswith("whole")
+    assert f" MB on {base}" in delta
+    assert "live" in delta
 
 
 def test_a_refresher_that_was_killed_goes_on_as_if_it_had_not_been(
