@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.core.candidates import Asked
 from stream_app.core.clicks import decode_click
 from stream_app.core.errors import BadRecordError
 from stream_app.core.lists import NOTHING_BEST, AssociatedLists, ModelLists, PopularLists
@@ -35,6 +34,7 @@ from stream_app.core.records import (
 )
 from stream_app.core.second_stage import RankedLists, SecondStages
 from stream_app.core.session import SessionLimits, SessionState, advance, removed_session
+from stream_app.core.sources.source import Asked
 
 SessionKey = tuple[int, str]
 """Partition and session id."""

@@ -11,17 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.core.candidates import (
-    Asked,
-    Candidates,
-    CandidateSource,
-    Features,
-    feature_names,
-)
+from stream_app.core.candidates import Candidates, CandidateSource, feature_names
 from stream_app.core.lists import ShownList
 from stream_app.core.ports import Ranker, Scorer, Statistics
 from stream_app.core.ranking import hashes_of, round_significant, unseen
 from stream_app.core.records import ItemId, ScoredItem
+from stream_app.core.sources.source import Asked, Features
 from stream_app.core.statistics_view import StatisticsView
 from stream_app.core.vocabulary import ItemVocabulary
 

@@ -1,18 +1,23 @@
 """Candidates and their features, against each one worked out by itself from what the view says."""
 
 import math
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import pytest
 
-from stream_app.core.candidates import (
+from stream_app.core.candidates import SOURCES, CandidateSource, feature_names
+from stream_app.core.manifest import SecondStage
+from stream_app.core.sources.source import (
     LEAST_SHARE,
     LOG_LEAST,
     Asked,
-    CandidateSource,
-    feature_names,
+    Batch,
+    Features,
+    Known,
+    Proposed,
 )
-from stream_app.core.manifest import SecondStage
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.statistics_table import LocalStatistics
 from stream_app.core.statistics_view import StatisticsView
@@ -172,3 +177,59 @@ def test_no_session_at_all(statistics: StatisticsView) -> None:
     found = source(statistics).candidates([])
     assert found.features.shape == (0, len(NAMES))
     assert found.starts.tolist() == [0]
+
+
+class EveryKnownItem:
+    """A source that is not among the product's: the whole vocabulary, last item first, one of them twice."""
+
+    def __init__(self, known: Known) -> None:
+        self._codes = known.codes
+        n = len(known.vocabulary)
+        self._proposed = np.array([*range(n - 1, -1, -1), 0])
+
+    @classmethod
+    def of(cls, known: Known) -> Self:
+        return cls(known)
+
+    @staticmethod
+    def feature_names(recipe: StatisticsRecipe) -> tuple[str, ...]:
+        return "place", "candidates"
+
+    def propose(self, asked: Sequence[Asked]) -> Proposed:
+        return Proposed.joined([self._codes.of_indexes(self._proposed) for _ in asked])
+
+    def tell(self, columns: Features, batch: Batch, places: np.ndarray) -> None:
+        place, candidates = columns.T
+        place[places] = np.tile(np.arange(len(self._proposed)), len(batch.asked))
+        candidates[:] = np.diff(batch.starts)[batch.session]
+
+
+@pytest.mark.parametrize("at", range(len(SOURCES) + 1))
+def test_a_further_source_adds_items_and_features_and_leaves_the_others_as_they_are(
+    statistics: StatisticsView, at: int
+) -> None:
+    """Wherever it stands: its columns are its own, and the rows it is given are those of its items."""
+    sources = (*SOURCES[:at], EveryKnownItem, *SOURCES[at:])
+    names = feature_names(RECIPE, sources)
+    stage = SecondStage(features=names)
+    wider = CandidateSource(stage, VOCABULARY, DIRECTIONS, statistics, sources)
+    plain = table_of(source(statistics), SESSIONS)
+    found = wider.candidates(SESSIONS)
+    assert found.features.shape[1] == len(names) == len(NAMES) + 2
+    for row, session in enumerate(plain):
+        rows = slice(found.starts[row], found.starts[row + 1])
+        ids = wider.ids(found.codes[rows])
+        assert set(ids) == set(session) | set(VOCABULARY.ids)
+        for item, values in zip(ids, found.features[rows].tolist(), strict=True):
+            told = dict(zip(names, values, strict=True))
+            assert told["candidates"] == len(ids)
+            wanted = {"d": 2.0, "b": 4.0, "a": 6.0}
+            if item in wanted:
+                assert told["place"] == wanted[item]
+            if item in session:
+                # Ranks are among all candidates, and so change with their number.
+                same = [name for name in NAMES if not name.endswith("_rank") or "model" in name]
+                same.remove("associated_below_best")
+                assert {name: told[name] for name in same} == {
+                    name: session[item][name] for name in same
+                }
