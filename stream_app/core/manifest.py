@@ -14,6 +14,8 @@ FORMAT_VERSION: Final = 1
 STATE_SIZE_BYTES_MAX: Final = 65_535
 VERSION_BYTES_MAX: Final = 100
 """What the session record (`stream_app.core.codec`) has room for."""
+CANDIDATES_MAX: Final = 1_000
+"""Of all sources of a second stage together, for one click: what bounds the time that it takes."""
 
 MANIFEST_FILE: Final = "manifest.json"
 STEP_FILE: Final = "step.onnx"
@@ -80,6 +82,11 @@ class SecondStage(msgspec.Struct, frozen=True, kw_only=True):
     """The most popular follow-up clicks."""
     neighbour_items: int = 0
     """Nearest to the last item by item2vec."""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Items asked of each source.  The session's own come on top, and ties with the last of a source."""
+        return self.model_items, self.associated_items, self.popular_items, self.neighbour_items
 
 
 class DeltaOf(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,5 +173,11 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True):
             raise BundleError(
                 f"{MANIFEST_FILE}: a model version has 1 to {VERSION_BYTES_MAX} bytes, because every "
                 f"session record repeats it; got {manifest.model_version[:80]!r}"
+            )
+        stage = manifest.second_stage
+        if stage is not None and (min(stage.counts) < 0 or sum(stage.counts) > CANDIDATES_MAX):
+            raise BundleError(
+                f"{MANIFEST_FILE}: a second stage takes 0 to {CANDIDATES_MAX} items for a click from all "
+                f"its sources together, because each costs time; this one asks for {stage.counts}"
             )
         return manifest

@@ -233,3 +233,21 @@ def test_a_further_source_adds_items_and_features_and_leaves_the_others_as_they_
                 assert {name: told[name] for name in same} == {
                     name: session[item][name] for name in same
                 }
+
+
+def test_a_session_has_no_more_candidates_than_its_sources_were_asked_for() -> None:
+    """The budget of a click: ties may add what the rows of its last items hold, and no more."""
+    recipe = StatisticsRecipe(neighbours_max=10)
+    clicks, offset = [], 0
+    for n in range(300):
+        clicks += session_of([f"hub {n % 4}", f"rare {n}"], session=str(n), offset=offset)
+        offset += 2
+    view = LocalStatistics(recipe).fold(clicks, version=1)
+    stage = SecondStage(
+        features=feature_names(recipe), associated_items=5, popular_items=7, neighbour_items=2
+    )
+    made = CandidateSource(stage, VOCABULARY, DIRECTIONS, view)
+    recent = ["a", *(f"hub {n}" for n in range(4))]
+    found = made.candidates([Asked(recent, 5, np.array([1, 2]), np.array([1.0, 0.5], "f4"))])
+    ties = recipe.pair_positions * recipe.neighbours_max
+    assert 5 < len(found.codes) <= 2 + ties + 7 + 2 * 2 + len(recent)

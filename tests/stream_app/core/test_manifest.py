@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from stream_app.core.errors import BundleError
-from stream_app.core.manifest import ModelManifest, StateTensor
+from stream_app.core.manifest import CANDIDATES_MAX, ModelManifest, SecondStage, StateTensor
 
 MANIFEST = ModelManifest(
     model_version="20261124T111132Z-3f2a",
@@ -86,3 +86,26 @@ def test_a_manifest_cannot_be_changed_in_place() -> None:
     with pytest.raises(AttributeError):
         MANIFEST.n_items = 3  # type: ignore[misc]
     assert msgspec.structs.replace(MANIFEST, n_items=3).n_items == 3
+
+
+@pytest.mark.parametrize("source", ["model", "associated", "popular", "neighbour"])
+@pytest.mark.parametrize("items", [-1, CANDIDATES_MAX + 1])
+def test_a_second_stage_may_not_ask_for_more_than_a_click_has_time_for(
+    source: str, items: int
+) -> None:
+    """Nor for less than nothing, which would end the worker at the first click."""
+    stage = {"features": ["a"], f"{source}_items": items}
+    with pytest.raises(BundleError, match=f"0 to {CANDIDATES_MAX} items"):
+        ModelManifest.from_json(_changed(second_stage=stage))
+
+
+def test_a_second_stage_may_ask_for_all_that_a_click_has_time_for() -> None:
+    default = SecondStage(features=("a",))
+    rest = CANDIDATES_MAX - sum(default.counts)
+    stage = {"features": ["a"], "neighbour_items": rest}
+    found = ModelManifest.from_json(_changed(second_stage=stage)).second_stage
+    assert found is not None
+    assert sum(found.counts) == CANDIDATES_MAX
+    stage["neighbour_items"] = rest + 1
+    with pytest.raises(BundleError):
+        ModelManifest.from_json(_changed(second_stage=stage))
