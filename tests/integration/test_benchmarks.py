@@ -33,6 +33,10 @@ PARTS = {
         "gateway, 500 clicks/s with waiting answers: callers that got no answer": "callers",
     },
     "scoring": {"score 5,000 items, int8, batch 256": "us/click"},
+    "two-stages": {
+        "one stage and statistics, 5,000 items, batch 64": "us/click",
+        "two stages, 5,000 items, batch 64": "us/click",
+    },
     "restore": {"restore": "records/s", "RocksDB, 200 keys: get + put": "us/key"},
 }
 
