@@ -280,8 +280,8 @@ class RefreshSettings(Group):
     targets_min: int = Field(default=50, ge=30)
     """Wait until so many next clicks are there to judge on."""
     deltas_kept: int = Field(default=288, ge=1)
-    """Keep so many refreshed models in the registry, a day's worth at one every five minutes; what they
-    answered can be computed anew as long."""
+    """Refreshed models beyond the registry's so many newest models are deleted; a day's worth at one every five
+    minutes.  What they answered can be computed anew as long."""
 
 
 class Settings(Group):

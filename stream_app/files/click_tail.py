@@ -18,6 +18,9 @@ from stream_app.files.click_log import (
 )
 
 HOUR_MS: Final = 3_600_000
+AHEAD_MS_MAX: Final = 300_000
+"""A click whose event time is further ahead of Kafka's clock counts as of Kafka's time: one visitor's wrong clock
+would otherwise make everything before it old."""
 _COLUMNS: Final = (
     "topic",
     "partition",
@@ -67,7 +70,7 @@ class ClickTail:
         if new:
             tables = [self._clicks, *(read_file(self._fs, file.path) for file in new)]
             clicks = pa.concat_tables(table.select(_COLUMNS) for table in tables)
-            clicks = Erasures.read(self._fs, new).apply(clicks)
+            clicks = _in_time(Erasures.read(self._fs, new).apply(clicks))
             self._clicks = self._trimmed(in_order(clicks))
             self._read.update(file.path for file in new)
         return self._clicks.select(("session_id", "item_id", "event_time_ms", "event_id"))
@@ -83,3 +86,12 @@ class ClickTail:
         from_ms = pc.max(clicks["event_time_ms"]).as_py() - self._window_ms
         clicks = clicks.filter(pc.greater_equal(clicks["event_time_ms"], from_ms))
         return clicks.slice(max(len(clicks) - self._clicks_max, 0)).combine_chunks()
+
+
+def _in_time(clicks: pa.Table) -> pa.Table:
+    ahead = pc.greater(
+        clicks["event_time_ms"], pc.add(clicks["kafka_timestamp_ms"], pa.scalar(AHEAD_MS_MAX))
+    )
+    times = pc.if_else(ahead, clicks["kafka_timestamp_ms"], clicks["event_time_ms"])
+    place = clicks.column_names.index("event_time_ms")
+    return clicks.set_column(place, LOG_COLUMNS.field("event_time_ms"), times)

@@ -149,9 +149,9 @@ class Registry:
         return facts
 
     def prune_deltas(self, keep: int, spare: Collection[str]) -> list[str]:
-        """Delete all but the newest `keep` deltas, and those in `spare`; returns the deleted versions."""
-        deltas = [v for v in self.versions() if self.manifest(v).delta is not None]
-        gone = [v for v in deltas[: max(len(deltas) - keep, 0)] if v not in spare]
+        """Delete the deltas that are not among the newest `keep` versions nor in `spare`; returns which."""
+        older = self.versions()[:-keep]
+        gone = [v for v in older if v not in spare and self.manifest(v).delta is not None]
         for version in gone:
             self.delete(version)
         return gone
@@ -164,7 +164,8 @@ class Registry:
         versions = self.versions()
         if version not in versions:
             raise self._unknown(version)
-        deltas = (self.manifest(other).delta for other in versions)
+        is_whole = self.manifest(version).delta is None
+        deltas = (self.manifest(other).delta for other in versions if is_whole)
         n_deltas = sum(delta is not None and delta.base == version for delta in deltas)
         if n_deltas:
             raise ConfigurationError(

@@ -65,7 +65,7 @@ class Shop:
             "topic": "clicks",
             "partition": 0,
             "offset": self._offset + number,
-            "kafka_timestamp_ms": START_MS,
+            "kafka_timestamp_ms": START_MS + self._sessions * 1000 + position * 100,
             "session_id": f"s{self._sessions}",
             "item_id": f"item-{item}",
             "event_time_ms": START_MS + self._sessions * 1000 + position * 100,

@@ -37,11 +37,13 @@ def read_whole(root: Path, window_hours: float) -> pa.Table:
 def spread(first: int, last: int, partition: int) -> pa.Table:
     """Ten minutes between two clicks, out of order, some of them carts."""
     offsets = range(first, last + 1)
+    times = [DAY_0_MS + (offset ^ 3) * 600_000 + partition for offset in offsets]
     return rows(
         first,
         last,
         partition=partition,
-        event_time_ms=[DAY_0_MS + (offset ^ 3) * 600_000 + partition for offset in offsets],
+        event_time_ms=times,
+        kafka_timestamp_ms=times,
         event_type=["add_to_cart" if offset % 7 == 0 else VIEW_ITEM for offset in offsets],
     )
 
@@ -84,7 +86,12 @@ def test_days_before_the_window_are_not_read(
             0,
             day * 10,
             day * 10 + 9,
-            rows(day * 10, day * 10 + 9, event_time_ms=[DAY_0_MS + day * DAY_MS] * 10),
+            rows(
+                day * 10,
+                day * 10 + 9,
+                event_time_ms=[DAY_0_MS + day * DAY_MS] * 10,
+                kafka_timestamp_ms=[DAY_0_MS + day * DAY_MS] * 10,
+            ),
         )
     read: list[str] = []
     real = click_tail.read_file
@@ -102,6 +109,19 @@ def test_an_erased_session_is_gone_at_the_next_look(tmp_path: Path) -> None:
     erased = rows(10, 10, event_type=[ERASE], session_id=["s3"])
     writer.write_range("clicks", 0, 10, 10, erased)
     assert set(tail.look()["session_id"].to_pylist()) == {"s0", "s1", "s2", "s4"}
+
+
+def test_a_wrong_clock_does_not_make_everything_else_old(tmp_path: Path) -> None:
+    """It is in the past of nobody: the click counts as of the time at which Kafka received it."""
+    writer, tail = ClickLogWriter(tmp_path), tail_of(tmp_path)
+    writer.write_range("clicks", 0, 0, 9, rows(0, 9))
+    ahead = rows(10, 10, event_time_ms=[DAY_0_MS + 20 * HOUR_MS])
+    writer.write_range("clicks", 0, 10, 10, ahead)
+    clicks = tail.look()
+    assert clicks["event_time_ms"].to_pylist() == [DAY_0_MS + offset for offset in range(11)]
+    slightly = rows(11, 11, event_time_ms=[DAY_0_MS + 200_000])
+    writer.write_range("clicks", 0, 11, 11, slightly)
+    assert tail.look()["event_time_ms"].to_pylist()[-1] == DAY_0_MS + 200_000
 
 
 def test_the_newest_clicks_are_kept(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_old_deltas_are_pruned(registry: Registry, tmp_path: Path) -> None:
     for n in range(2, 7):
         registry.publish_delta(refreshed_bundle(tmp_path, f"{n}-new", changed=n), base)
     assert registry.prune_deltas(2, spare={"3-new"}) == ["2-new", "4-new"]
+    assert registry.prune_deltas(9, spare=()) == []
     assert registry.versions() == [base, "3-new", "5-new", "6-new"]
 
 
