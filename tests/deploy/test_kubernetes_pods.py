@@ -127,6 +127,9 @@ def test_no_secret_is_written_down(overlay: str) -> None:
         ("retrain", "click_log", False),
         ("retrain", "registry", True),
         ("retrain", "data_dir", True),
+        ("refresh", "click_log", False),
+        ("refresh", "registry", True),
+        ("refresh", "data_dir", True),
     ],
 )
 def test_what_a_process_keeps_lies_on_a_volume(
