@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -88,6 +88,14 @@ class Bundle:
         """Of all its files, the manifest included."""
         names = (MANIFEST_FILE, *self.manifest.files)
         return sum((self.directory / name).stat().st_size for name in names)
+
+
+class Items(NamedTuple):
+    """What a bundle says of its items; see `Bundle`."""
+
+    vocabulary: ItemVocabulary
+    item2vec: NDArray[np.float32]
+    popularity: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +236,20 @@ def read_weights(directory: Path) -> dict[str, NDArray[Any]]:
     digest = read_manifest(directory).files.get(WEIGHTS_FILE, "")
     data = _read_verified(directory, WEIGHTS_FILE, digest)
     return _finite_tensors(directory, WEIGHTS_FILE, data)
+
+
+def read_items(manifest: ModelManifest, vocabulary: bytes, tables: bytes) -> Items:
+    """From `vocabulary.json` and `items.safetensors` alone, hashes verified.  Raises `BundleError`."""
+    directory = Path(manifest.model_version)
+    for name, data in ((VOCABULARY_FILE, vocabulary), (ITEMS_FILE, tables)):
+        if hashlib.sha256(data).hexdigest() != manifest.files.get(name):
+            raise _refused(directory, f"{name} does not have the SHA-256 of the manifest")
+    tensors = _finite_tensors(directory, ITEMS_FILE, tables)
+    return Items(
+        ItemVocabulary.from_json(vocabulary, expected_sha256=manifest.vocabulary_sha256),
+        _table(directory, tensors, ITEM2VEC, n_items=manifest.n_items, rank=2),
+        _table(directory, tensors, POPULARITY, n_items=manifest.n_items, rank=1),
+    )
 
 
 def is_file_name(name: str) -> bool:

@@ -8,7 +8,7 @@ the whole bundle **byte for byte**, so the manifest's hashes say whether it is r
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
@@ -88,10 +88,12 @@ def make_delta(base: Mapping[str, bytes], whole: Mapping[str, bytes]) -> bytes:
     return msgspec.msgpack.encode(Delta(files=files, blobs=blobs.all))
 
 
-def apply_delta(base: Callable[[str], bytes], delta: bytes) -> Iterator[tuple[str, bytes]]:
+def apply_delta(
+    base: Callable[[str], bytes], delta: bytes, only: Collection[str] | None = None
+) -> Iterator[tuple[str, bytes]]:
     """The files that are not the base's, by name.
 
-    base: reads one of its files (of one that it lacks: nothing).  Raises `BundleError` for a delta that is
+    base: reads one of its files (of one that it lacks: nothing).  only: names of the files that are wanted.  Raises `BundleError` for a delta that is
     none, or is of another base; whether the bytes are the right ones, only their hashes say.
     """
     try:
@@ -102,7 +104,8 @@ def apply_delta(base: Callable[[str], bytes], delta: bytes) -> Iterator[tuple[st
                 "nextclick"
             )
         for name, change in decoded.files.items():
-            yield name, _changed(base(name), change, decoded.blobs)
+            if only is None or name in only:
+                yield name, _changed(base(name), change, decoded.blobs)
     except (*UNREADABLE, DecodeError, ValueError, IndexError, KeyError, struct.error) as error:
         raise BundleError(
             f"the delta does not fit its base ({type(error).__name__}: {error})"

@@ -23,13 +23,22 @@ import fsspec
 import msgspec
 
 from stream_app.core.errors import BundleError, ConfigurationError
-from stream_app.core.manifest import DELTA_FILE, MANIFEST_FILE, DeltaOf, ModelManifest
+from stream_app.core.manifest import (
+    DELTA_FILE,
+    ITEMS_FILE,
+    MANIFEST_FILE,
+    VOCABULARY_FILE,
+    DeltaOf,
+    ModelManifest,
+)
 from stream_app.files.bundle import (
     Bundle,
+    Items,
     cannot_write,
     fsync_directory,
     is_file_name,
     open_bundle,
+    read_items,
     read_manifest,
 )
 from stream_app.files.bundle_delta import apply_delta, make_delta
@@ -111,6 +120,18 @@ class Registry:
     def fetch(self, version: str) -> Path:
         """Directory of a version on this machine, verified; downloaded where the registry is remote."""
         return self.open(version).directory
+
+    def items(self, version: str) -> Items:
+        """What a version says of its items: two of its files, read into memory and verified, whatever it is
+        kept as.  Raises `BundleError`."""
+        manifest = self.manifest(version)
+        try:
+            files = self._files_of(version, manifest, (VOCABULARY_FILE, ITEMS_FILE))
+        except (FileNotFoundError, OSError) as error:
+            raise BundleError(
+                f"version {version} in {self.url} is incomplete ({error}): publish it again"
+            ) from error
+        return read_items(manifest, files[VOCABULARY_FILE], files[ITEMS_FILE])
 
     def publish(self, bundle_directory: Path) -> str:
         """Verify a bundle and make it a version; only the files its manifest names are taken.
@@ -270,15 +291,8 @@ class Registry:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _apply(self, version: str, manifest: ModelManifest, delta: DeltaOf, into: Path) -> None:
-        if self.manifest(delta.base).delta is not None:
-            raise BundleError(f"version {version} is a delta of {delta.base}, which is one itself")
-        base = self.fetch(delta.base)
-        data = self._read(version, DELTA_FILE)
-        if hashlib.sha256(data).hexdigest() != delta.sha256:
-            raise BundleError(
-                f"{DELTA_FILE} of version {version} does not have the SHA-256 of its manifest: promote "
-                "another version, the next refresh makes a new one"
-            )
+        self._whole_manifest(delta.base, version)
+        base, data = self.fetch(delta.base), self._read_delta(version, delta)
 
         def of_base(name: str) -> bytes:
             if not is_file_name(name) or not (base / name).exists():
@@ -289,11 +303,38 @@ class Registry:
         for name in manifest.files:
             (into / name).write_bytes(changed[name] if name in changed else of_base(name))
 
+    def _files_of(
+        self, version: str, manifest: ModelManifest, names: Collection[str]
+    ) -> dict[str, bytes]:
+        """Some of a version's files, in memory."""
+        if manifest.delta is None:
+            return {name: self._read(version, name) for name in names}
+        base = manifest.delta.base
+        files = self._files_of(base, self._whole_manifest(base, version), names)
+        delta = self._read_delta(version, manifest.delta)
+        return files | dict(apply_delta(lambda name: files.get(name, b""), delta, only=names))
+
+    def _whole_manifest(self, base: str, version: str) -> ModelManifest:
+        manifest = self.manifest(base)
+        if manifest.delta is not None:
+            raise BundleError(f"version {version} is a delta of {base}, which is one itself")
+        return manifest
+
+    def _read_delta(self, version: str, delta: DeltaOf) -> bytes:
+        data = self._read(version, DELTA_FILE)
+        if hashlib.sha256(data).hexdigest() != delta.sha256:
+            raise BundleError(
+                f"{DELTA_FILE} of version {version} does not have the SHA-256 of its manifest: promote "
+                "another version, the next refresh makes a new one"
+            )
+        return data
+
     def _forget_older(self, version: str) -> None:
         """Refreshed models made whole here earlier; they can be made again."""
         made = sorted(path for path in self._cache.iterdir() if _VERSION.fullmatch(path.name))
         deltas = [path for path in made if path.name != version and _is_delta(path)]
-        for path in deltas[: max(len(deltas) + 1 - WHOLE_KEPT, 0)]:
+        kept = 1 if self._cache_is_public else WHOLE_KEPT  # /tmp may be small
+        for path in deltas[: max(len(deltas) + 1 - kept, 0)]:
             shutil.rmtree(path, ignore_errors=True)
 
     def _read(self, version: str, name: str) -> bytes:

@@ -170,7 +170,7 @@ def _facts(manifest: ModelManifest, live: str | None) -> ModelFacts:
 
 
 def _read_space(registry: Registry, version: str) -> ItemSpace:
-    bundle = registry.open(version)
-    lengths = np.linalg.norm(bundle.item2vec, axis=1, keepdims=True)
-    vectors = bundle.item2vec / np.where(lengths > 0, lengths, np.float32(1))
-    return ItemSpace(version, bundle.vocabulary, vectors.astype(np.float32), bundle.popularity)
+    items = registry.items(version)
+    lengths = np.linalg.norm(items.item2vec, axis=1, keepdims=True)
+    vectors = items.item2vec / np.where(lengths > 0, lengths, np.float32(1))
+    return ItemSpace(version, items.vocabulary, vectors.astype(np.float32), items.popularity)

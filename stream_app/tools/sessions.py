@@ -175,7 +175,7 @@ def vocabulary_of(registry_url: str, model_version: str) -> tuple[str, ...]:
     if not model_version or model_version == NO_MODEL:
         return ()
     try:
-        return tuple(Registry(registry_url).open(model_version).vocabulary.ids)
+        return tuple(Registry(registry_url).items(model_version).vocabulary.ids)
     except (BundleError, ConfigurationError):
         return ()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 import msgspec
+import numpy as np
 import pytest
 
 from stream_app.core.errors import BundleError, ConfigurationError
@@ -107,6 +108,37 @@ def test_a_refreshed_model_is_made_whole_again(registry: Registry, tmp_path: Pat
     }
     assert bundle.manifest == msgspec.structs.replace(open_bundle(new).manifest, delta=facts)
     assert registry.fetch("2-new") == bundle.directory
+
+
+@pytest.mark.parametrize("version", ["1-base", "2-new"])
+def test_what_a_model_says_of_its_items_is_read_without_writing_anything(
+    registry: Registry, tmp_path: Path, version: str
+) -> None:
+    """The gateway runs where nothing can be written but a small /tmp."""
+    base = registry.publish(make_bundle(tmp_path, 60, weights=random_weights(60), version="1-base"))
+    registry.publish_delta(refreshed_bundle(tmp_path, "2-new"), base)
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    items = registry.items(version)
+    assert not (tmp_path / "cache").exists()
+    bundle = open_bundle(tmp_path / version)
+    assert items.vocabulary.ids == bundle.vocabulary.ids
+    assert np.array_equal(items.item2vec, bundle.item2vec)
+    assert np.array_equal(items.popularity, bundle.popularity)
+
+
+@pytest.mark.parametrize("file", ["items.safetensors", "vocabulary.json"])
+def test_items_that_were_damaged_are_refused(tmp_path: Path, file: str) -> None:
+    registry = Registry(str(tmp_path / "registry"), tmp_path / "cache")
+    base = registry.publish(make_bundle(tmp_path))
+    path = tmp_path / "registry" / base / file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="SHA-256"):
+        registry.items(base)
+    path.unlink()
+    with pytest.raises(BundleError, match="incomplete"):
+        registry.items(base)
 
 
 def test_the_registry_holds_only_what_differs(tmp_path: Path) -> None:
