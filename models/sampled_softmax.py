@@ -61,20 +61,30 @@ def sampled_softmax(
     are there for certain and keep their score, also as targets; future ones are left out.
 
     Scores must stay below some 60 (cosines divided by a temperature do), since no maximum is subtracted.
+
+    The matrix of weights, rows x n, is by far the largest thing here, so it is written once and read
+    three times: logQ is a factor per candidate and the softmax's sum one per row, and both are
+    multiplied into the small factors of the products instead.
     """
     n_rows = len(queries)
     rows = torch.arange(n_rows)
-    scores = torch.addmm(-logq, queries, vectors.T)
+    scores = queries @ vectors.T
     scores[own.future] = EXCLUDED
     scores[own.past] += logq[own.past[1]]
     scores[own.repeat] += own.bonus
-    wanted = scores[rows, targets]
+    wanted = scores[rows, targets] - logq[targets]
 
     weights = scores.exp_()
-    total = weights.sum(dim=1)
+    lift = torch.exp(-logq)
+    total = weights @ lift
     loss = float((total.log() - wanted).sum())
-    gradient = weights.mul_((1.0 / (n_rows * total))[:, None])
-    gradient[rows, targets] -= 1.0 / n_rows
-    return loss, Gradients(
-        queries=gradient @ vectors, vectors=gradient.T @ queries, bonus=gradient[own.repeat]
-    )
+    share = 1.0 / (n_rows * total)
+
+    by_queries = torch.mul(weights @ (vectors * lift[:, None]), share[:, None])
+    by_queries.sub_(vectors[targets], alpha=1.0 / n_rows)
+    by_vectors = torch.mul(weights.T @ (queries * share[:, None]), lift[:, None])
+    by_vectors.index_add_(0, targets, queries, alpha=-1.0 / n_rows)
+    row, candidate = own.repeat
+    by_bonus = weights[own.repeat] * share[row] * lift[candidate]
+    by_bonus.sub_((candidate == targets[row]).to(torch.float32), alpha=1.0 / n_rows)
+    return loss, Gradients(queries=by_queries, vectors=by_vectors, bonus=by_bonus)
