@@ -94,6 +94,8 @@ class TopicSettings(Group):
     """Changelog of the session states (compacted)."""
     statistics: str = "nextclick.item-statistics.v1"
     """What the aggregator learned of the items (compacted)."""
+    items: str = "nextclick.items.v1"
+    """What the shop says of its items, clicked or not (compacted); may stay empty."""
     partitions: int = Field(default=4, ge=1, le=10_000)
     """Partitions of clicks, recommendations and sessions where we create them; fixed afterwards."""
     replication: int = Field(default=1, ge=1, le=10)
@@ -233,6 +235,11 @@ class RetrainSettings(Group):
     statistics."""
     item_clicks_min: int = Field(default=1, ge=1)
     """A model knows an item once it was clicked so often in the window."""
+    cold_items_max: int = Field(default=10_000, ge=0)
+    """So many items that nobody clicked, the most recently described in topic `topics.items`, join a model by what
+    is said of them."""
+    cold_item_boost: float = Field(default=1.0, ge=0, le=10)
+    """GRU4Rec scores them by so much higher than items like them: the average one would not be listed."""
     sessions_min: int = Field(default=200, ge=1)
     """Wait for so many sessions of two clicks or more before the first training."""
     epochs: int = Field(default=6, ge=1)

@@ -6,7 +6,7 @@ from stream_app.settings import TopicSettings
 
 
 def made_up_topics(prefix: str, *, partitions: int, replication: int = 1) -> TopicSettings:
-    """The six topics; names only, nothing is created."""
+    """All topics; names only, nothing is created."""
     name = f"{prefix}-{uuid.uuid4().hex[:8]}"
     return TopicSettings(
         clicks=f"{name}.clicks",
@@ -15,6 +15,7 @@ def made_up_topics(prefix: str, *, partitions: int, replication: int = 1) -> Top
         releases=f"{name}.releases",
         sessions=f"{name}.sessions",
         statistics=f"{name}.statistics",
+        items=f"{name}.items",
         partitions=partitions,
         replication=replication,
     )

@@ -95,7 +95,8 @@ class CompactedTopic:
         with broker_errors(self._kafka):
             ends = self._consumer.end_offsets(self._partitions)
             begins = self._consumer.beginning_offsets(self._partitions)
-        left = [tp for tp in self._partitions if ends[tp] > begins[tp]]
+            at = {tp: self._consumer.position(tp) for tp in self._partitions}
+        left = [tp for tp in self._partitions if ends[tp] > max(begins[tp], at[tp])]
         progress = time.monotonic()
         before = -1
         while left and not should_stop():

@@ -71,6 +71,8 @@ class TopicNames(Protocol):
     @property
     def statistics(self) -> str: ...
     @property
+    def items(self) -> str: ...
+    @property
     def partitions(self) -> int: ...
     @property
     def replication(self) -> int: ...
@@ -133,7 +135,7 @@ class TopicProblem:
 
 
 def plan_topics(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> list[TopicPlan]:
-    """All six topics.  Where the click topic exists, its partition count decides over the setting."""
+    """All topics.  Where the click topic exists, its partition count decides over the setting."""
     clicks = existing.get(topics.clicks)
     partitions = clicks.partitions if clicks else topics.partitions
     click_bytes = clicks.message_bytes_max if clicks else MESSAGE_BYTES_DEFAULT
@@ -150,6 +152,7 @@ def plan_topics(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> list[
         TopicPlan(topics.releases, 1, topics.replication, _COMPACTED),
         TopicPlan(topics.sessions, partitions, topics.replication, _SESSIONS),
         TopicPlan(topics.statistics, 1, topics.replication, _STATISTICS),
+        TopicPlan(topics.items, 1, topics.replication, _COMPACTED),
     ]
     if topics.replication >= 3:
         safe = {"min.insync.replicas": "2"}
@@ -165,8 +168,7 @@ def find_problems(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> lis
         for name, plan in plans.items()
         if name not in existing
     ]
-    twice = len(plans) < 6
-    if twice:
+    if len(plans) < len(names_of(topics)):
         problems.append(TopicProblem("two of the topic names are equal: give each its own"))
     problems += [TopicProblem(text) for text in _wrong_partitions(topics, existing)]
     problems += [TopicProblem(text) for text in _wrong_configs(topics, existing)]
@@ -193,7 +195,7 @@ def _wrong_partitions(topics: TopicNames, existing: Mapping[str, TopicFacts]) ->
 
 
 def _wrong_configs(topics: TopicNames, existing: Mapping[str, TopicFacts]) -> Iterator[str]:
-    for name in (topics.releases, topics.sessions, topics.statistics):
+    for name in (topics.releases, topics.sessions, topics.statistics, topics.items):
         facts = existing.get(name)
         if facts and not facts.is_compacted:
             yield (
@@ -227,6 +229,7 @@ def names_of(topics: TopicNames) -> list[str]:
         topics.releases,
         topics.sessions,
         topics.statistics,
+        topics.items,
     ]
 
 
@@ -373,7 +376,7 @@ def _has_heard_of(admin: KafkaAdminClient, node: int, names: list[str]) -> bool:
 
 
 def ensure_topics(kafka: KafkaConnection, topics: TopicNames) -> dict[str, TopicFacts]:
-    """Create what is missing, refuse what is wrong; the facts of all six by name.
+    """Create what is missing, refuse what is wrong; the facts of all by name.
 
     For processes that start.  Raises `ConfigurationError` naming everything that is wrong at once.
     """

@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "demo": "stream_app.cli.demo:demo",
     "broker": "stream_app.cli.broker:broker",
     "topics": "stream_app.cli.topics:topics",
+    "items": "stream_app.cli.items:items",
     "worker": "stream_app.cli.worker:worker",
     "archive": "stream_app.cli.archive:archive",
     "statistics": "stream_app.cli.statistics:statistics",

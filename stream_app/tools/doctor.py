@@ -159,9 +159,7 @@ def _topics(settings: Settings) -> Iterator[Finding]:
         yield _problem("topics", problem.message + how)
     if not problems:
         count = kafka_topics.partition_count(settings.kafka, settings.topics.clicks)
-        yield Finding(
-            "topics", Level.OK, f"all six are there and fit together ({count} partitions)"
-        )
+        yield Finding("topics", Level.OK, f"all are there and fit together ({count} partitions)")
 
 
 def _registry(settings: Settings) -> Iterator[Finding]:

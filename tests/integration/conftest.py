@@ -63,7 +63,7 @@ def make_topics(kafka: TestKafka) -> Iterator["TopicFactory"]:
 
 @pytest.fixture
 def topics(make_topics: "TopicFactory") -> TopicSettings:
-    """The six topics, 4 partitions each of clicks, recommendations and sessions."""
+    """All topics, 4 partitions each of clicks, recommendations and sessions."""
     return make_topics()
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stream_app.adapters.kafka_topics import plan_topics
 from stream_app.adapters.releases import Release
-from stream_app.core import clicks, item_records
+from stream_app.core import clicks, item_attributes, item_records
 from stream_app.core.manifest import DeltaOf, ModelManifest, Scoring, SecondStage, StateTensor
 from stream_app.core.records import ClickSource, DeadLetter, Recommendation, ScoredItem
 from stream_app.core.session import SessionState
@@ -23,6 +23,12 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "recommendations.jsonl"
 CLICK = f"""
 JSON on the click topic, one object a message; the message key is the session id, so that all clicks of a session are in
 one partition. Ids may look like anything and are at most {clicks.ID_BYTES_MAX} bytes of UTF-8; numbers are taken and turned into text.
+Fields that are not named here are ignored.
+"""
+ITEM = f"""
+JSON on the items topic under the item's id: what the shop knows of an item, so that it can be recommended before anybody
+clicks it. The newest record of a key counts; one without a value withdraws the item. At most {item_attributes.ATTRIBUTES_MAX} attributes and
+{item_attributes.VALUE_BYTES_MAX // 1024} KiB. A record that cannot be read is passed over, and `nextclick items show` says why.
 Fields that are not named here are ignored.
 """
 RECOMMENDATION = """
@@ -69,6 +75,7 @@ def page() -> Iterator[str]:
     yield ""
     yield from _topics()
     yield from _section("Click", CLICK, clicks._WireClick)
+    yield from _section("Item", ITEM, item_attributes._WireItem)
     yield from _section("Recommendation", RECOMMENDATION, Recommendation)
     yield ""
     yield "`source` is:"
@@ -163,6 +170,8 @@ _JSON_WORDS = {
     "bytes": "bytes",
     "None": "null",
     "ItemId": "text",
+    "list[str]": "list of texts",
+    "_Attributes": "object of texts, numbers, truth values, or lists of them",
     "msgspec.Raw": "any JSON",
     "_Positive": "number above 0",
     "_Moment": "whole number",

@@ -9,7 +9,7 @@ NAMES = TopicSettings()
 
 
 def sound(**more: TopicFacts) -> dict[str, TopicFacts]:
-    """The six topics as we create them, some of them replaced."""
+    """All topics as we create them, some of them replaced."""
     facts = {
         plan.name: TopicFacts(plan.name, b"\0" * 16, plan.partitions, plan.configs)
         for plan in plan_topics(NAMES, {})
@@ -35,6 +35,7 @@ def test_topics_as_we_create_them_have_no_problem():
         ("sessions", {"partitions": 8, "cleanup_policy": "compact"}, "nextclick.sessions.v1 8"),
         ("statistics", {"cleanup_policy": "compact"}, "has 4 partitions and must have 1"),
         ("sessions", {"cleanup_policy": "delete"}, "nextclick.sessions.v1 is not compacted"),
+        ("items", {"cleanup_policy": "delete"}, "nextclick.items.v1 is not compacted"),
         ("clicks", {"cleanup_policy": "compact"}, "nextclick.clicks.v1 is compacted"),
         ("dead_letters", {}, "add-config max.message.bytes=1114124"),
         ("clicks", {"max_message_bytes": "3000000"}, "but the largest click and its headers need"),
