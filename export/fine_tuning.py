@@ -44,7 +44,6 @@ class FineTuned:
     clicks: int
     new_clicks: int
     """Of these, newer than what the live model had learned."""
-    new_items: int
     losses: tuple[float, ...]
     events: int
     seconds: float
@@ -61,6 +60,7 @@ def fine_tune(
     *,
     known_until_ms: int,
     tolerance: float,
+    unclicked: NDArray[np.int64],
     threads: int = 1,
     seed: int = 0,
 ) -> FineTuned | str:
@@ -70,6 +70,8 @@ def fine_tune(
     `start`, and rows that have hardly moved from its own go back to them.  rivals: whom the outcome must not be worse than, as
     contenders by name.  window: the sessions of the last hours, as rows of `vocabulary`, which begins
     with the items of `start` (a rival's items are among them, in any order).
+    unclicked: rows of `start` that nobody has clicked: they stay as they are, since all that a training could learn
+    of them is that they are nobody's next click.
     """
     is_new = _newest_ms(window) > known_until_ms
     new = window.select(np.flatnonzero(is_new))
@@ -84,7 +86,14 @@ def fine_tune(
     new_clicks = int((window.click_ms > known_until_ms).sum())
 
     learned = [_with_some_of(old, division.past, settings.replay_share, rng)]
-    first = _train(start, base, learned[0], vocabulary, settings, threads=threads, seed=seed)
+
+    def trained(begin: Checkpoint, sessions: SessionTable, seed: int) -> TrainingResult:
+        result = _train(begin, sessions, vocabulary, settings, threads=threads, seed=seed)
+        checkpoint = _with_rows_of(start, result.checkpoint, unclicked)
+        checkpoint = _few_rows_moved(checkpoint, base, settings.least_change)
+        return replace(result, checkpoint=checkpoint)
+
+    first = trained(start, learned[0], seed)
     quality = {
         CANDIDATE: evaluate_checkpoint(first.checkpoint, division.held_out),
         **{name: _of_rival(r.model, division.held_out, vocabulary) for name, r in rivals.items()},
@@ -97,17 +106,7 @@ def fine_tune(
     if verdict.passed:
         newest = _not_before(new, division)
         learned.append(_with_some_of(old, newest, settings.replay_share, rng))
-        results.append(
-            _train(
-                first.checkpoint,
-                base,
-                learned[1],
-                vocabulary,
-                settings,
-                threads=threads,
-                seed=seed + 1,
-            )
-        )
+        results.append(trained(first.checkpoint, learned[1], seed + 1))
         verdict = _still_good(
             verdict, results[1].checkpoint, division, quality[CANDIDATE], tolerance
         )
@@ -119,7 +118,6 @@ def fine_tune(
         sessions=sum(part.n_sessions for part in learned),
         clicks=sum(part.n_clicks for part in learned),
         new_clicks=new_clicks,
-        new_items=len(vocabulary) - len(start.vocabulary),
         losses=tuple(loss for r in results for loss in r.checkpoint.record.epoch_losses),
         events=sum(result.events for result in results),
         seconds=sum(result.seconds for result in results),
@@ -128,7 +126,6 @@ def fine_tune(
 
 def _train(
     start: Checkpoint,
-    base: Checkpoint,
     sessions: SessionTable,
     vocabulary: ItemVocabulary,
     settings: RefreshSettings,
@@ -146,8 +143,7 @@ def _train(
         start=start,
         threads=threads,
     )
-    checkpoint = replace(result.checkpoint, config=config)
-    return replace(result, checkpoint=_few_rows_moved(checkpoint, base, settings.least_change))
+    return replace(result, checkpoint=replace(result.checkpoint, config=config))
 
 
 def _few_rows_moved(checkpoint: Checkpoint, base: Checkpoint, least: float) -> Checkpoint:
@@ -157,26 +153,38 @@ def _few_rows_moved(checkpoint: Checkpoint, base: Checkpoint, least: float) -> C
     and nine tenths of a delta.  The optimiser's state goes back with the row.
     """
     n = len(base.vocabulary)
-    tables = checkpoint.model().item_tables & checkpoint.weights.keys()
     still = torch.ones(n, dtype=torch.bool)
-    for name in tables:
+    for name in _tables_of(checkpoint):
         before, after = base.weights[name], checkpoint.weights[name][:n]
         if before.ndim == 2:  # a bias goes with its item's vector
             still &= (after - before).norm(dim=1) < least * before.norm(dim=1)
+    return _with_rows_of(base, checkpoint, np.flatnonzero(still.numpy()))
+
+
+def _with_rows_of(other: Checkpoint, checkpoint: Checkpoint, rows: NDArray[np.int64]) -> Checkpoint:
+    """The checkpoint with some items as `other` has them, the optimiser's state included."""
+    if not len(rows):
+        return checkpoint
+    tables, chosen = _tables_of(checkpoint), torch.from_numpy(rows)
 
     def put_back(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         result = dict(ours)
         for name, before in theirs.items():
             if name.rpartition(".")[2] in tables and name in ours:
                 result[name] = ours[name].clone()
-                result[name][:n][still] = before[still]
+                result[name][chosen] = before[chosen]
         return result
 
     return replace(
         checkpoint,
-        weights=put_back(checkpoint.weights, base.weights),
-        optimiser=put_back(checkpoint.optimiser, base.optimiser),
+        weights=put_back(checkpoint.weights, other.weights),
+        optimiser=put_back(checkpoint.optimiser, other.optimiser),
     )
+
+
+def _tables_of(checkpoint: Checkpoint) -> frozenset[str]:
+    """Names of the weights with a row per item."""
+    return checkpoint.model().item_tables & checkpoint.weights.keys()
 
 
 def _with_some_of(

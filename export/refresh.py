@@ -25,6 +25,7 @@ from export.artifact import (
     new_model_version,
     popularity_of,
 )
+from export.cold_items import Described, choose_cold_items, place_items
 from export.contenders import BASE, LIVE, as_metrics
 from export.fine_tuning import FineTuned, Rival, fine_tune
 from export.parity import check_parity
@@ -32,6 +33,7 @@ from export.plan import Say
 from export.run import Refreshed, Run, RunOutcome, scratch_directory
 from export.window import in_vocabulary_of
 from models.checkpoint import Checkpoint
+from stream_app.adapters.item_topic import ItemCatalogue
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote, read_latest
 from stream_app.adapters.retrain_instruments import RetrainInstruments
@@ -69,6 +71,22 @@ class _Model:
         return self.training.last_event_ms
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Lesson:
+    """What a run learns, and the model it begins with."""
+
+    start: Checkpoint
+    """With the vectors of described items that are new to it."""
+    item2vec: NDArray[np.float32]
+    """Of the items of `start`."""
+    vocabulary: ItemVocabulary
+    """Begins with the items of `start`."""
+    window: SessionTable
+    """The sessions of the last hours, as rows of `vocabulary`."""
+    unclicked: NDArray[np.int64]
+    """Rows of `start` that nobody has ever clicked."""
+
+
 class Refresher:
     """For one thread.  `run` again and again, `close` in the end."""
 
@@ -86,6 +104,8 @@ class Refresher:
             clicks_max=settings.refresh.clicks_max,
             event_types=settings.serving.event_types,
         )
+        self._catalogue = ItemCatalogue(settings.kafka, settings.topics.items)
+        self._resources.callback(self._catalogue.close)
         self._live: _Model | None = None
         self._base: _Model | None = None
 
@@ -112,17 +132,19 @@ class Refresher:
                 )
             live, base = self._follow(release.model_version)
             start = base if from_base else live
-            vocabulary, window = self._window(start.checkpoint.vocabulary)
+            lesson = self._prepare(start)
+        window = lesson.window
         run.instruments.training_sessions.set(window.n_sessions)
         with run.step("train"):
             tuned = fine_tune(
-                start.checkpoint,
+                lesson.start,
                 base.checkpoint,
                 _rivals(live, base),
                 window,
-                vocabulary,
+                lesson.vocabulary,
                 self._settings.refresh,
                 known_until_ms=start.known_until_ms,
+                unclicked=lesson.unclicked,
                 tolerance=self._settings.retrain.gate_tolerance,
                 threads=self._settings.retrain.threads,
                 seed=start.known_until_ms % 2**31,
@@ -135,7 +157,7 @@ class Refresher:
                 result="gated", reason="; ".join(tuned.verdict.reasons), sessions=window.n_sessions
             )
         with run.step("export"):
-            content, directory = self._export(tuned, start, window)
+            content, directory = self._export(tuned, start, lesson)
         with run.step("publish"):
             facts = run.registry.publish_delta(directory, base.version)
             shutil.rmtree(directory)
@@ -147,9 +169,10 @@ class Refresher:
                 sessions=window.n_sessions,
             )
         self._live = _refreshed(content, tuned.checkpoint, base.version)
+        new_items = len(lesson.vocabulary) - len(start.checkpoint.vocabulary)
         return RunOutcome(
             result="published",
-            reason=f"{tuned.new_clicks:,} new clicks and {tuned.new_items:,} new items learned, a delta of "
+            reason=f"{tuned.new_clicks:,} new clicks and {new_items:,} new items learned, a delta of "
             f"{facts.size_bytes / 1e6:.1f} MB on {base.version}; {'; '.join(tuned.verdict.reasons)}",
             model_version=content.model_version,
             sessions=window.n_sessions,
@@ -157,7 +180,8 @@ class Refresher:
                 base=base.version,
                 new_clicks=tuned.new_clicks,
                 learned_clicks=tuned.clicks,
-                new_items=tuned.new_items,
+                new_items=new_items,
+                unclicked_items=len(lesson.unclicked),
                 delta_bytes=facts.size_bytes,
                 quality=tuned.quality,
                 step_seconds=run.seconds,
@@ -173,25 +197,59 @@ class Refresher:
             self._base = self._live if is_base else _read_model(self._registry, self._live.base)
         return self._live, self._base
 
-    def _window(self, known: ItemVocabulary) -> tuple[ItemVocabulary, SessionTable]:
-        """The sessions of the last hours, and the vocabulary with what is new in them at its end."""
+    def _prepare(self, start: _Model) -> _Lesson:
+        """The clicks of the last hours, and places for items that are new: clicked ones, and described ones."""
+        settings, known = self._settings, start.checkpoint.vocabulary
         clicks = self._tail.look()
         seen = vocabulary_of_clicks(clicks, known)
-        window = sessions_of_clicks(clicks, seen, limits=self._settings.session)
-        vocabulary = with_new_items(known, window, seen, self._settings.retrain)
-        return vocabulary, in_vocabulary_of(window, seen, vocabulary)
+        window = sessions_of_clicks(clicks, seen, limits=settings.session)
+        vocabulary = with_new_items(known, window, seen, settings.retrain)
+        described = self._described()
+        support = window.support(len(seen))
+        unclicked = [
+            known.ids[row]
+            for row in np.flatnonzero((start.popularity == 0) & (support[: len(known)] == 0))
+        ]
+        room = settings.retrain.items_max - len(vocabulary)
+        cold = choose_cold_items(described, vocabulary, room, settings.retrain, unclicked)
+        checkpoint, item2vec = start.checkpoint, start.item2vec
+        fresh = [item for item in vocabulary.ids[len(known) :] if item in described] + cold
+        if fresh:
+            placed = place_items(
+                checkpoint,
+                item2vec,
+                [*unclicked, *fresh],
+                described,
+                start.popularity.astype(np.float64) * max(start.training.clicks, 1),
+                boost=settings.retrain.cold_item_boost,
+                say=self._say,
+            )
+            checkpoint, item2vec = placed.checkpoint, placed.item2vec
+            unclicked += [item for item in placed.items if item in frozenset(cold)]
+        vocabulary = checkpoint.vocabulary.extended(vocabulary.ids)
+        index_of = checkpoint.vocabulary.index_of
+        return _Lesson(
+            start=checkpoint,
+            item2vec=item2vec,
+            vocabulary=vocabulary,
+            window=in_vocabulary_of(window, seen, vocabulary),
+            unclicked=np.array([index_of[item] for item in unclicked], dtype=np.int64),
+        )
+
+    def _described(self) -> Described:
+        return self._catalogue.look() if self._settings.retrain.cold_items_max else {}
 
     def _export(
-        self, tuned: FineTuned, start: _Model, window: SessionTable
+        self, tuned: FineTuned, start: _Model, lesson: _Lesson
     ) -> tuple[BundleContent, Path]:
         """The whole bundle in the scratch directory, proven equal to what was trained."""
-        now = datetime.now(UTC)
+        now, window = datetime.now(UTC), lesson.window
         checkpoint, n_items = tuned.checkpoint, len(tuned.checkpoint.vocabulary)
         content = bundle_content(
             checkpoint,
             model_version=new_model_version(now, checkpoint),
             created_at=now,
-            item2vec=_extended(start.item2vec, n_items),
+            item2vec=_extended(lesson.item2vec, n_items),
             popularity=_shifted(start, popularity_of(window, n_items), tuned.new_clicks),
             training=TrainingFacts(
                 first_event_ms=start.training.first_event_ms,
@@ -271,7 +329,8 @@ def _refreshed(content: BundleContent, checkpoint: Checkpoint, base: str) -> _Mo
 
 
 def _extended(vectors: NDArray[np.float32], n_items: int) -> NDArray[np.float32]:
-    """item2vec is learned by full trainings: an item it has not seen has no neighbours until then."""
+    """item2vec is learned by full trainings: an item that it has not seen, and that is not described, has no
+    neighbours until then."""
     return np.pad(vectors, ((0, n_items - len(vectors)), (0, 0)))
 
 

@@ -7,11 +7,13 @@ Killed at any point it leaves the registry as it was: everything is made in a sc
 bundle is published by one rename, and the pointer moves last.
 """
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from export.artifact import (
     TrainingFacts,
@@ -20,6 +22,7 @@ from export.artifact import (
     popularity_of,
     training_facts,
 )
+from export.cold_items import Described, choose_cold_items, place_items
 from export.contenders import (
     CANDIDATE,
     LIVE,
@@ -41,6 +44,7 @@ from models.config import Item2VecConfig
 from models.item2vec import train_item2vec
 from models.progress import ProgressCallback
 from models.train import TrainingResult, train
+from stream_app.adapters.item_topic import ItemCatalogue
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote
 from stream_app.adapters.retrain_instruments import RetrainInstruments
@@ -96,6 +100,7 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             not_before_ms=0 if live is None else live.line_known_until_ms + 1,
         )
         live = None if live is None else live.as_of(division.cut_ms, run.registry)
+        described = _described(run.settings)
     sessions = int((window.sessions.lengths >= 2).sum())
     run.instruments.training_sessions.set(sessions)
     missing = _what_is_missing(sessions, division, settings)
@@ -120,14 +125,14 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             threads=settings.threads,
         )
     past = in_vocabulary_of(division.past, window.vocabulary, plan.vocabulary)
-    content = _content(run, training, plan, past, _origin(plan, live))
+    content, checkpoint = _content(run, training, plan, past, _origin(plan, live), described)
     with run.step("export"):
-        candidate, parity = _export(run, content, training.checkpoint)
+        candidate, parity = _export(run, content, checkpoint)
     with run.step("evaluate"):
         trial = Trial(
             past=past,
-            held_out=in_vocabulary_of(division.held_out, window.vocabulary, plan.vocabulary),
-            vocabulary=plan.vocabulary,
+            held_out=in_vocabulary_of(division.held_out, window.vocabulary, content.vocabulary),
+            vocabulary=content.vocabulary,
             window=window,
             division=division,
             half_life_ms=run.settings.statistics.half_life_minutes * MINUTE_MS,
@@ -138,7 +143,7 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
         quality, training.checkpoint, candidate, live, plan, second, settings.gate_tolerance
     )
     if verdict.passed:
-        fresh = _refit(run, window, division, plan, training, quality[CANDIDATE], live)
+        fresh = _refit(run, window, division, plan, training, quality[CANDIDATE], live, described)
         if fresh is not None:
             content, parity = fresh
     if second is not None and second.report.is_better:
@@ -196,6 +201,7 @@ def _refit(
     judged: TrainingResult,
     judged_quality: RankingQuality,
     live: LiveModel | None,
+    described: Described,
 ) -> tuple[BundleContent, ParityReport] | None:
     """The judged model after the newest sessions too; None if that made it worse, or broke it.
 
@@ -214,9 +220,11 @@ def _refit(
             threads=settings.threads,
         )
         everything = in_vocabulary_of(window.sessions, window.vocabulary, refit.vocabulary)
-        content = _content(run, training, refit, everything, _origin(plan, live))
-        scorer, parity = _export(run, content, training.checkpoint)
-        held_out = in_vocabulary_of(division.held_out, window.vocabulary, refit.vocabulary)
+        content, checkpoint = _content(
+            run, training, refit, everything, _origin(plan, live), described
+        )
+        scorer, parity = _export(run, content, checkpoint)
+        held_out = in_vocabulary_of(division.held_out, window.vocabulary, content.vocabulary)
         recall = evaluate_bundle(scorer, held_out).recall_20
     allowed = allowed_loss(
         judged_quality.recall_20, judged_quality.targets, settings.gate_tolerance
@@ -313,35 +321,60 @@ def _origin(plan: Plan, live: LiveModel | None) -> str | None:
     return live.version if live is not None and plan.start is not None else None
 
 
+def _described(settings: Settings) -> Described:
+    """What the shop says of its items; nothing where no unclicked one is wanted."""
+    if not settings.retrain.cold_items_max:
+        return {}
+    with closing(ItemCatalogue(settings.kafka, settings.topics.items)) as catalogue:
+        return catalogue.look()
+
+
 def _content(
-    run: Run, training: TrainingResult, plan: Plan, past: SessionTable, started_from: str | None
-) -> BundleContent:
-    checkpoint, now = training.checkpoint, datetime.now(UTC)
+    run: Run,
+    training: TrainingResult,
+    plan: Plan,
+    past: SessionTable,
+    started_from: str | None,
+    described: Described,
+) -> tuple[BundleContent, Checkpoint]:
+    """What the bundle holds, and the network in it: the trained one, and places for unclicked items."""
+    settings, now = run.settings.retrain, datetime.now(UTC)
     n_items = len(plan.vocabulary)
     with run.step("item2vec"):
         item2vec = train_item2vec(
             plan.sessions,
             n_items,
             Item2VecConfig(epochs=ITEM2VEC_EPOCHS),
-            threads=run.settings.retrain.threads,
+            threads=settings.threads,
         )
+    placed = place_items(
+        training.checkpoint,
+        item2vec,
+        choose_cold_items(described, plan.vocabulary, settings.items_max - n_items, settings),
+        described,
+        past.support(n_items).astype(np.float64),
+        boost=settings.cold_item_boost,
+        say=run.say,
+    )
+    checkpoint = placed.checkpoint
     facts = training_facts(
         past,
         epochs=plan.config.epochs,
         seconds=training.seconds,
         started_from=started_from,
     )
-    return bundle_content(
+    content = bundle_content(
         checkpoint,
         model_version=new_model_version(now, checkpoint),
         created_at=now,
-        item2vec=item2vec,
-        popularity=popularity_of(past, n_items),
+        item2vec=placed.item2vec,
+        popularity=popularity_of(past, len(checkpoint.vocabulary)),
         training=facts,
         metrics={},
         sessions=past,
-        approximate_scoring=run.settings.retrain.approximate_scoring,
+        approximate_scoring=settings.approximate_scoring,
     )
+    return content, checkpoint
 
 
 def _export(

@@ -33,6 +33,8 @@ class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
     learned_clicks: int
     """Old ones, learned again, included."""
     new_items: int
+    unclicked_items: int
+    """Known by what the shop says of them alone."""
     delta_bytes: int
     quality: dict[str, RankingQuality]
     """By contender, on the newest of the new clicks, before the candidate had learned them."""

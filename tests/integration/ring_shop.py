@@ -10,8 +10,11 @@ from prometheus_client import CollectorRegistry
 
 from export.refresh import Refresher
 from export.retrain import retrain_once
+from stream_app.adapters.item_topic import publish_items
 from stream_app.adapters.releases import read_latest
 from stream_app.adapters.retrain_instruments import RefreshInstruments, RetrainInstruments
+from stream_app.core.item_attributes import ItemAttributes
+from stream_app.core.records import ItemId
 from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter
 from stream_app.files.registry import Registry
 from stream_app.settings import RefreshSettings, RetrainSettings, Settings
@@ -27,6 +30,11 @@ START_MS = 1_800_000_000_000
 SETTINGS = RetrainSettings(
     sessions_min=50, layer_units=16, epochs=4, warm_epochs=1, holdout_share=0.2
 )
+
+
+def part_of(number: int) -> int:
+    """Six items of the ring of sixty are a part; ones beyond the ring are in parts, too."""
+    return number % 60 // 6
 
 
 class Shop:
@@ -58,6 +66,17 @@ class Shop:
         first, self._offset = self._offset, self._offset + len(rows)
         self._writer.write_range(
             "clicks", 0, first, self._offset - 1, pa.Table.from_pylist(rows, LOG_COLUMNS)
+        )
+
+    def describe(self, *numbers: int) -> None:
+        """Items by the part of the ring they are in; see `part_of`."""
+        publish_items(
+            self.settings.kafka,
+            self.settings.topics.items,
+            (
+                ItemAttributes(item_id=ItemId(f"item-{n}"), category=("ring", f"part {part_of(n)}"))
+                for n in numbers
+            ),
         )
 
     def _row(self, item: int, position: int, number: int) -> dict[str, Any]:
