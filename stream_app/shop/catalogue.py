@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.core.item_attributes import ItemAttributes
 from stream_app.core.records import ItemId
 
 DEPARTMENTS: Final[dict[str, tuple[str, ...]]] = {
@@ -98,6 +99,13 @@ class Item:
     properties: msgspec.Raw
     """JSON with title and category, as clicks carry it."""
 
+    def attributes(self) -> ItemAttributes:
+        """As the items topic describes it: what a visitor sees, so the colour, not the style."""
+        department, category = self.category.split(" > ")
+        return ItemAttributes(
+            item_id=self.item_id, title=self.title, category=(department, category)
+        )
+
 
 class Catalogue:
     """All items on shelves now, and the titles of all that ever were.
@@ -118,22 +126,25 @@ class Catalogue:
         self._title_of: dict[str, str] = {}
         self.styles: NDArray[np.int64] = rng.integers(len(STYLES), size=N_CATEGORIES * SHELVES)
         """Style of the item on each shelf, int64 [shelves]."""
-        self.items = [self._make(shelf) for shelf in range(N_CATEGORIES * SHELVES)]
+        self.items = [
+            self._make(shelf // SHELVES, style) for shelf, style in enumerate(self.styles.tolist())
+        ]
 
-    def replace(self, shelf: int) -> Item:
-        """A new item takes a shelf; it is of any style."""
-        self.styles[shelf] = self._rng.integers(len(STYLES))
-        self.items[shelf] = self._make(shelf)
-        return self.items[shelf]
+    def new_item(self, category: int) -> Item:
+        """One that is on no shelf yet; it is of any style."""
+        return self._make(category, int(self._rng.integers(len(STYLES))))
+
+    def replace(self, shelf: int, item: Item) -> None:
+        """A new item takes a shelf of its category."""
+        self.styles[shelf] = item.style
+        self.items[shelf] = item
 
     def title_of(self, item_id: str) -> str | None:
         """Title of an item on sale now or earlier; None for an id that is not of this shop."""
         return self._title_of.get(item_id)
 
-    def _make(self, shelf: int) -> Item:
-        number = shelf // SHELVES
+    def _make(self, number: int, style: int) -> Item:
         category, noun = self._names[number]
-        style = int(self.styles[shelf])
         # (model, colour) pairs in an order of the category's own; the round goes into the name.
         turn, place = divmod(next(self._counters[number]), len(_MODELS) * 4)
         model, colour = divmod(int(self._orders[number][place]), 4)

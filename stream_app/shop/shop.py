@@ -4,12 +4,14 @@ Time is an argument: the shop makes the clicks of a span of event time when it i
 """
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
 
+from stream_app.core.item_attributes import ItemAttributes
 from stream_app.core.records import VIEW_ITEM, Click
 from stream_app.shop.behaviour import HISTORY, Behaviour, Floats, HiddenState, Ints, Transitions
 from stream_app.shop.catalogue import N_CATEGORIES, SHELVES, STYLES, Catalogue, Item
@@ -43,6 +45,8 @@ class Traffic:
     """Standard deviation of a log weight around its usual value, in the long run."""
     new_item_seconds: float = 20.0
     """Mean time between two new items."""
+    announced_seconds: float = 60.0
+    """A new item is described so long before it is on its shelf."""
     novelty: float = 4.0
     """A new item starts with so many times the median weight of its category."""
     bot_share: float = 0.001
@@ -137,6 +141,9 @@ class Shop:
         self._next_arrival_ms = start_ms + self._exponential(self._arrival_ms)
         self._next_drift_ms = float(start_ms + DRIFT_MS)
         self._next_item_ms = start_ms + self._exponential(traffic.new_item_seconds * 1000.0)
+        self._announced: deque[tuple[float, int, Item]] = deque()
+        """When a new item will take which shelf, the next first."""
+        self._undescribed = list(self.catalogue.items)
         self._queue: list[tuple[float, int, _Session]] = []
         self._order = 0
         under_way = rng.poisson((mean_clicks - 1.0) * self._pause_ms() / self._arrival_ms)
@@ -150,6 +157,7 @@ class Shop:
                 self._next_arrival_ms,
                 self._next_drift_ms,
                 self._next_item_ms,
+                self._announced[0][0] if self._announced else float("inf"),
                 self._queue[0][0] if self._queue else float("inf"),
             )
             if due_ms >= end_ms:
@@ -159,6 +167,8 @@ class Shop:
                 self._drift()
             elif due_ms == self._next_item_ms:
                 self._next_item_ms += self._exponential(self._traffic.new_item_seconds * 1000.0)
+                self._announce_item(due_ms)
+            elif self._announced and due_ms == self._announced[0][0]:
                 self._put_new_item()
             elif due_ms == self._next_arrival_ms:
                 self._next_arrival_ms += self._exponential(self._arrival_ms)
@@ -166,6 +176,12 @@ class Shop:
             else:
                 _, _, session = heapq.heappop(self._queue)
                 yield self._click(session, due_ms)
+
+    def take_descriptions(self) -> list[ItemAttributes]:
+        """Of the items that are new since the last call, those to come included; of all at first."""
+        told = [item.attributes() for item in self._undescribed]
+        self._undescribed.clear()
+        return told
 
     def hit_rate_20(self) -> float:
         """Best possible so far; see `BestPossible`."""
@@ -287,15 +303,24 @@ class Shop:
         weights += traffic.drift * self._rng.standard_normal(weights.shape)
         self._tables = self._new_tables()
 
-    def _put_new_item(self) -> None:
-        """A new item takes a shelf of the less wanted half, and draws more than that shelf usually."""
+    def _announce_item(self, at_ms: float) -> None:
+        """A new item will take a shelf of the less wanted half."""
         category = int(self._uniform() * N_CATEGORIES)
         weights = self._log_weights[category]
         place = int(np.argsort(weights)[int(self._uniform() * SHELVES / 2)])
+        item = self.catalogue.new_item(category)
+        due_ms = at_ms + self._traffic.announced_seconds * 1000.0
+        self._announced.append((due_ms, category * SHELVES + place, item))
+        self._undescribed.append(item)
+
+    def _put_new_item(self) -> None:
+        """It draws more than its shelf usually does."""
+        _, shelf, item = self._announced.popleft()
+        category, place = divmod(shelf, SHELVES)
+        weights = self._log_weights[category]
         self._count_drawn()
         weights[place] = np.median(weights) + np.log(self._traffic.novelty)
-        shelf = category * SHELVES + place
-        self.catalogue.replace(shelf)
+        self.catalogue.replace(shelf, item)
         self._forget(shelf)
         self._tables = self._new_tables()
 

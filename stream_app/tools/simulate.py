@@ -14,6 +14,7 @@ from stream_app.adapters.click_producer import ClickProducer
 from stream_app.adapters.kafka_topics import ensure_topics
 from stream_app.core.clicks import encode_click
 from stream_app.core.errors import ConfigurationError
+from stream_app.core.item_attributes import encode_item
 from stream_app.core.records import Click
 from stream_app.settings import Settings
 from stream_app.shop.shop import Shop
@@ -93,6 +94,10 @@ class _Simulation:
                 self.bad_clicks += 1
                 yield key, bad_click(click, self._chance)
 
+    def descriptions(self) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of each message for the items topic since the last call."""
+        return map(encode_item, self.shop.take_descriptions())
+
     def report(self, clicks: int, now_ms: float) -> SimulationReport:
         seconds = (now_ms - self.start_ms) / 1000
         return SimulationReport(
@@ -153,7 +158,10 @@ def _into_file(plan: SimulationPlan, out: Path, seconds: float, say: Say) -> Sim
 
 async def _into_topic(settings: Settings, plan: SimulationPlan, say: Say) -> SimulationReport:
     with stop_on_signals() as stop:
-        async with ClickProducer(settings.kafka, settings.topics.clicks) as producer:
+        async with (
+            ClickProducer(settings.kafka, settings.topics.clicks) as producer,
+            ClickProducer(settings.kafka, settings.topics.items) as descriptions,
+        ):
             began = time.monotonic()
             now_ms = time.time() * 1000
             # A start in the past is simulated in real time all the same, from there on.
@@ -165,6 +173,9 @@ async def _into_topic(settings: Settings, plan: SimulationPlan, say: Say) -> Sim
                 elapsed = time.monotonic() - began
                 if plan.seconds is not None:
                     elapsed = min(elapsed, plan.seconds)
+                for key, value in simulation.descriptions():
+                    await descriptions.send(key, value)
+                await descriptions.push()
                 for key, value in simulation.messages_until(simulation.start_ms + elapsed * 1000):
                     await producer.send(key, value)
                 await producer.push()
@@ -178,6 +189,7 @@ async def _into_topic(settings: Settings, plan: SimulationPlan, say: Say) -> Sim
                     if plan.report is not None:
                         report_at = elapsed + REPORT_SECONDS
                         write_report(plan.report, report)
+            await descriptions.flush()
             await producer.flush()
             report = simulation.report(producer.stored, simulation.start_ms + elapsed * 1000)
             say(_line(report))
