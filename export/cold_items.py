@@ -19,6 +19,11 @@ from stream_app.settings import RetrainSettings
 LEARNED_MIN: Final = 50
 """Fewer items with clicks and attributes are no sample of what attributes say."""
 
+EXPERIENCE: Final = 0.9
+"""A placed item moves as slowly as one that so many of all items have learned less than."""
+
+_SQUARES: Final = ("accumulator", "square")
+"""What Adagrad and Adam divide by: sums and means of squared gradients."""
 _BIAS: Final = "item_bias"
 _VECTORS: Final = "item_vectors"
 _ITEM2VEC: Final = "item2vec"
@@ -121,7 +126,9 @@ def place_items(
             checkpoint,
             vocabulary=vocabulary,
             weights={**checkpoint.weights, **weights},
-            optimiser=_with_fresh_rows(checkpoint, tables.keys(), rows, len(vocabulary)),
+            optimiser=_with_steady_rows(
+                checkpoint, tables.keys(), rows, torch.tensor(taught), len(vocabulary)
+            ),
         ),
         with_rows(item2vec, vectors[_ITEM2VEC]),
         places,
@@ -141,15 +148,27 @@ def _of_length(vectors: NDArray[np.float32], like: NDArray[np.float32]) -> NDArr
     return stretched
 
 
-def _with_fresh_rows(
-    checkpoint: Checkpoint, tables: Collection[str], rows: NDArray[np.int64], n_items: int
+def _with_steady_rows(
+    checkpoint: Checkpoint,
+    tables: Collection[str],
+    rows: NDArray[np.int64],
+    taught: Tensor,
+    n_items: int,
 ) -> dict[str, Tensor]:
-    """The optimiser's state with rows that have learned nothing so far."""
+    """The optimiser's state, in which placed rows move as slowly as those of much clicked items.
+
+    A row without squared gradients makes its first steps as long as steps can be, and they are those of a
+    sampled negative more often than those of a click: its place would be lost within a minute.
+    """
     state = dict(checkpoint.optimiser)
     for name, tensor in state.items():
-        if name.rpartition(".")[2] in tables:
-            grown = torch.zeros((n_items, *tensor.shape[1:]), dtype=tensor.dtype)
-            grown[: len(tensor)] = tensor
-            grown[torch.from_numpy(rows)] = 0
-            state[name] = grown
+        kind, _, table = name.rpartition(".")
+        if table not in tables:
+            continue
+        grown = torch.zeros((n_items, *tensor.shape[1:]), dtype=tensor.dtype)
+        grown[: len(tensor)] = tensor
+        grown[torch.from_numpy(rows)] = 0.0
+        if kind in _SQUARES:
+            grown[torch.from_numpy(rows)] = torch.quantile(tensor[taught], EXPERIENCE, dim=0)
+        state[name] = grown
     return state

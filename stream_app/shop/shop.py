@@ -5,7 +5,7 @@ Time is an argument: the shop makes the clicks of a span of event time when it i
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -93,6 +93,10 @@ class _Session:
     """Carts and purchases still to come before the next view: event type, item."""
 
 
+OnMove = Callable[[Transitions, HiddenState, int], None]
+"""The probabilities a view was drawn from, what they depended on, and the shelf that was drawn."""
+
+
 class Shop:
     """start_ms: event time of the first moment.  clicks_per_second: mean rate of all clicks.
 
@@ -108,11 +112,14 @@ class Shop:
         clicks_per_second: float = 100.0,
         behaviour: Behaviour | None = None,
         traffic: Traffic | None = None,
+        on_move: OnMove | None = None,
     ) -> None:
+        """on_move: told of every view that follows another in a visitor's session, before its click comes."""
         if not clicks_per_second > 0:
             raise ValueError(f"clicks_per_second must be above 0, got {clicks_per_second}")
         self._rng = rng = np.random.default_rng(seed)
         self._uniform = _Uniform(rng)
+        self._on_move = on_move
         self._behaviour = behaviour or Behaviour()
         self._traffic = traffic = traffic or Traffic()
         self._prefix = f"{seed:x}-{start_ms // 1000:x}"
@@ -257,6 +264,8 @@ class Shop:
         shelf = self._tables.draw(state, uniform(), uniform())
         if session.kind == "visitor":
             self._drawn.append(state)
+            if self._on_move is not None:
+                self._on_move(self._tables, state, shelf)
         if shelf != session.shelf:
             others = (session.shelf, *(old for old in session.history if old != session.shelf))
             session.history = tuple(old for old in others if old != shelf)[:HISTORY]

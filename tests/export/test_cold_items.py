@@ -43,7 +43,11 @@ def checkpoint_of(config: ModelConfig) -> Checkpoint:
             weights[name][row] = weights[name][row % KINDS] + 0.01 * weights[name][row]
     if "item_bias" in weights:
         weights["item_bias"] = torch.arange(N, dtype=torch.float32) % KINDS
-    optimiser = {f"accumulator.{name}": torch.ones_like(w) for name, w in weights.items()}
+    optimiser = {
+        f"{kind}.{name}": torch.ones_like(weight)
+        for name, weight in weights.items()
+        for kind in ("accumulator", "velocity")
+    }
     vocabulary = ItemVocabulary(f"i{n}" for n in range(N))
     return Checkpoint(config, vocabulary, weights, optimiser)
 
@@ -75,7 +79,8 @@ def test_an_unclicked_item_gets_the_rows_of_its_like(config: ModelConfig) -> Non
         for row, number in ((N, 91), (N + 1, 92)):
             like = before[number % KINDS] + (0.5 if name == "item_bias" else 0.0)
             assert torch.allclose(weight[row], like, atol=0.1 * float(before.abs().max()) + 0.05)
-        assert not placed.checkpoint.optimiser[f"accumulator.{name}"][N:].any()
+        assert (placed.checkpoint.optimiser[f"accumulator.{name}"][N:] == 1).all()
+        assert not placed.checkpoint.optimiser[f"velocity.{name}"][N:].any()
     assert np.allclose(placed.item2vec[N], np.eye(KINDS, 4)[91 % KINDS], atol=0.1)
     placed.checkpoint.model()  # fits
 
