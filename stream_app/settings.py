@@ -108,7 +108,8 @@ class ServingSettings(Group):
     batch_clicks_max: int = Field(default=512, ge=1, le=4096)
     """Clicks taken together; larger shares the item matrix, smaller answers sooner."""
     filter_seen: bool = False
-    """Leave out what the session clicked already."""
+    """Leave out what the session clicked already: visitors of shops come back to it, those of news sites do not
+    (`nextclick evaluate --tune` says which a log is of)."""
     answer_newest_only: bool = False
     """Under a backlog, answer only the newest click of a session in a batch; states stay exact."""
     event_types: tuple[str, ...] = ("view_item",)

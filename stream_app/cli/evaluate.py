@@ -134,7 +134,8 @@ def evaluate(
     judged by the answer before it, and learned from afterwards (serving.filter_seen and session.* apply).
 
     With --tune a sample of the newest 400,000 clicks is answered from the stream statistics at many
-    half-lives; what fits best is printed as lines for nextclick.toml.
+    half-lives, once with and once without what the session has clicked already; what fits best is printed as
+    lines for nextclick.toml.
 
     \b
     Examples:
@@ -249,9 +250,20 @@ def _tune(plan: "StatisticsTuning", settings: Settings) -> dict[str, Any]:
         click.echo(
             f"{_span(longest)} is longer than the log looked at: here it means that nothing is forgotten"
         )
-    click.echo("\n[statistics]")
-    for name, value in chosen.items():
-        click.echo(f"{name} = {value}")
+    repeats = tuned.repeats
+    console.print(
+        f"{repeats.share:.1%} of next clicks are on an item that the session had clicked.  With such items left "
+        f"out {repeats.left_out[0]:.4f} / {repeats.left_out[1]:.4f}, kept {repeats.kept[0]:.4f} / "
+        f"{repeats.kept[1]:.4f}: {repeats.gain:+.4f} +- {repeats.gain_error:.4f} by leaving them out",
+        highlight=False,
+    )
+    for section, values in (
+        ("serving", figures["serving_settings"]),
+        ("statistics", chosen),
+    ):
+        click.echo(f"\n[{section}]")
+        for name, value in values.items():
+            click.echo(f"{name} = {str(value).lower() if isinstance(value, bool) else value}")
     return figures
 
 

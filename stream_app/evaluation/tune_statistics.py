@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -69,6 +69,23 @@ class PopularityChoice(msgspec.Struct, frozen=True, kw_only=True):
     mrr_20: float
 
 
+class RepeatsChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether what a session has clicked may be recommended to it again, under the best choice of the rest."""
+
+    share: float
+    """Of the next clicks, those on an item that the session had clicked."""
+    filter_seen: bool
+    """The better of the two."""
+    kept: tuple[float, float]
+    """R@20 and MRR@20 where seen items may come back."""
+    left_out: tuple[float, float]
+    """The same where they do not (`serving.filter_seen`)."""
+    gain: float
+    """R@20 + MRR@20 of leaving them out, less that of keeping them."""
+    gain_error: float
+    """Its standard error."""
+
+
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     clicks: int
     """Looked at."""
@@ -87,6 +104,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     popularity: list[PopularityChoice]
     """Best first by R@20."""
     present_popularity: PopularityChoice
+    repeats: RepeatsChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +154,19 @@ def tune_statistics(
     ]
     asks.sort(key=lambda ask: ask.position)
     grid = _Grid(recipe)
-    pair_ranks = np.full((len(asks), grid.n_choices), _MISS, dtype=np.int64)
-    popularity_ranks = np.full((len(asks), len(grid.popularities)), _MISS, dtype=np.int64)
-    judge = _Judge(grid, rules)
+    kept, left_out = (_Ranks.none(len(asks), grid) for _ in range(2))
+    judge = _Judge(grid, rules.limits.history_len_max)
     for at, (ask, view) in enumerate(_views(stream, log, asks, judge)):
-        popularity_ranks[at] = judge.popularity_ranks(view, ask)
-        ranks = judge.pair_ranks(view, ask)
-        pair_ranks[at] = popularity_ranks[at, 0] if ranks is None else ranks
+        for ranks, leave_out in ((kept, False), (left_out, True)):
+            seen = judge.seen(view, ask) if leave_out else set()
+            ranks.popularity[at] = popularity = judge.popularity_ranks(view, ask, seen)
+            pairs = judge.pair_ranks(view, ask, seen)
+            ranks.pairs[at] = popularity[0] if pairs is None else pairs
         if at % 1000 == 999:
             say(f"{at + 1:,} of {len(asks):,} clicks predicted")
-    return _tuned(stream, grid, pair_ranks, popularity_ranks)
+    return _tuned(
+        stream, grid, *((left_out, kept) if rules.filter_seen else (kept, left_out)), rules, asks
+    )
 
 
 def _session_clicks(stream: ClickStream) -> list[SessionClick]:
@@ -232,14 +253,30 @@ def _with(present: Sequence[float], grid: Sequence[float], most: int) -> tuple[f
     return tuple(chosen)
 
 
+class _Ranks(NamedTuple):
+    """Of every target under every choice."""
+
+    pairs: NDArray[np.int64]
+    """[n_targets, n_choices]."""
+    popularity: NDArray[np.int64]
+    """[n_targets, n_half_lives]."""
+
+    @classmethod
+    def none(cls, n_targets: int, grid: _Grid) -> "_Ranks":
+        """Nothing but misses."""
+        return cls(
+            np.full((n_targets, grid.n_choices), _MISS, dtype=np.int64),
+            np.full((n_targets, len(grid.popularities)), _MISS, dtype=np.int64),
+        )
+
+
 class _Judge:
     """Ranks of a target under every choice."""
 
-    def __init__(self, grid: _Grid, rules: ServingRules) -> None:
-        self.grid, self._filter_seen = grid, rules.filter_seen
-        self.longest = CUT + 1 + (rules.limits.history_len_max if rules.filter_seen else 0)
+    def __init__(self, grid: _Grid, history_len_max: int) -> None:
+        self.grid, self._history = grid, history_len_max
+        self.longest = CUT + 1 + history_len_max
         """Enough of the most popular for `CUT` of them to be left when the seen ones are not shown."""
-        self._history = rules.limits.history_len_max
         self._popular: Ints = np.zeros(0, dtype=np.int64)
         """Numbers of the items that lead at any half-life."""
         self._popular_keys: Floats = np.zeros((0, len(grid.popularities)))
@@ -257,9 +294,12 @@ class _Judge:
             numbers, keys = numbers[leads], keys[leads]
         self._popular, self._popular_keys = numbers, keys
 
-    def popularity_ranks(self, view: StatisticsView, ask: _Ask) -> Ints:
-        """By each half-life's list of the most popular, the present one first."""
-        target, seen = view.number(ask.target), self._seen(view, ask)
+    def popularity_ranks(self, view: StatisticsView, ask: _Ask, seen: set[int]) -> Ints:
+        """By each half-life's list of the most popular, the present one first.
+
+        seen: items that an answer leaves out.
+        """
+        target = view.number(ask.target)
         if target is None or target in seen:
             return np.full(len(self.grid.popularities), _MISS, dtype=np.int64)
         own = view.log_popularities(np.array([target]))[0, :-1]
@@ -267,14 +307,14 @@ class _Judge:
         ranks: Ints = 1 + (self._popular_keys[others] >= own).sum(axis=0, dtype=np.int64)
         return ranks
 
-    def pair_ranks(self, view: StatisticsView, ask: _Ask) -> Ints | None:
+    def pair_ranks(self, view: StatisticsView, ask: _Ask, seen: set[int]) -> Ints | None:
         """By `StatisticsView.scored`'s A(j) under each choice; None where nothing is known to follow."""
         grid, recipe = self.grid, self.grid.carrier
         rows = [view.row(item_id) for item_id in ask.recent[: recipe.pair_positions]]
         if not any(row is not None and len(row.neighbours) for row in rows):
             return None
         missed = np.full(grid.n_choices, _MISS, dtype=np.int64)
-        target, seen = view.number(ask.target), self._seen(view, ask)
+        target = view.number(ask.target)
         neighbours = [row.neighbours for row in rows if row is not None]
         numbers = np.unique(np.concatenate([*neighbours, view.follow_ups[: self.longest]]))
         if seen:
@@ -302,10 +342,8 @@ class _Judge:
             ranks.append((scores >= scores[:, own, None]).sum(axis=1))
         return np.concatenate(ranks)
 
-    def _seen(self, view: StatisticsView, ask: _Ask) -> set[int]:
-        """What an answer leaves out."""
-        if not self._filter_seen:
-            return set()
+    def seen(self, view: StatisticsView, ask: _Ask) -> set[int]:
+        """What `serving.filter_seen` leaves out."""
         found = (view.number(item_id) for item_id in ask.recent[: self._history])
         return {number for number in found if number is not None}
 
@@ -313,9 +351,13 @@ class _Judge:
 def _tuned(
     stream: ClickStream,
     grid: _Grid,
-    pair_ranks: NDArray[np.int64],
-    popularity_ranks: NDArray[np.int64],
+    present: _Ranks,
+    other: _Ranks,
+    rules: ServingRules,
+    asks: Sequence[_Ask],
 ) -> Tuned:
+    """present: with seen items left out or not, as the rules say now; other: the other way."""
+    pair_ranks = present.pairs
     quality = _quality(pair_ranks)
     choices = [
         PairChoice(
@@ -341,7 +383,7 @@ def _tuned(
     plain = [
         PopularityChoice(half_life_minutes=minutes, recall_20=float(recall), mrr_20=float(mrr))
         for minutes, (recall, mrr) in zip(
-            grid.popularities, _quality(popularity_ranks), strict=True
+            grid.popularities, _quality(present.popularity), strict=True
         )
     ]
     return Tuned(
@@ -355,6 +397,27 @@ def _tuned(
         gain_error=float(gains.std() / math.sqrt(len(gains))),
         popularity=sorted(plain, key=lambda choice: (-choice.recall_20, choice.half_life_minutes)),
         present_popularity=plain[0],
+        repeats=_repeats(pair_ranks[:, order[0]], other.pairs[:, order[0]], rules, asks),
+    )
+
+
+def _repeats(
+    present: NDArray[np.int64],
+    other: NDArray[np.int64],
+    rules: ServingRules,
+    asks: Sequence[_Ask],
+) -> RepeatsChoice:
+    """present, other: ranks under one choice, [n_targets]."""
+    kept, left_out = (other, present) if rules.filter_seen else (present, other)
+    gains = _gain(left_out) - _gain(kept)
+    recall, mrr = _quality(np.stack((kept, left_out), axis=1)).T.tolist()
+    return RepeatsChoice(
+        share=sum(ask.target in ask.recent for ask in asks) / len(asks),
+        filter_seen=bool(gains.mean() > 0),
+        kept=(recall[0], mrr[0]),
+        left_out=(recall[1], mrr[1]),
+        gain=float(gains.mean()),
+        gain_error=float(gains.std() / math.sqrt(len(gains))),
     )
 
 

@@ -262,6 +262,7 @@ def tune_on_file(
         "idle_gap_minutes": rules.limits.idle_gap_minutes,
         **msgspec.to_builtins(tuned),
         "settings": settings_of(tuned),
+        "serving_settings": {"filter_seen": tuned.repeats.filter_seen},
         "seconds": round(seconds, 3),
     }
     return figures, tuned

@@ -126,6 +126,8 @@ def ranks_of(model: Checkpoint, views: list[View], from_ms: int) -> dict[tuple[s
 @click.option("--every", default=60, show_default=True, help="Seconds between refreshes.")
 @click.option("--clicks-per-second", default=200.0, show_default=True)
 @click.option("--cold-items-max", default=10_000, show_default=True, help="0: no attributes used.")
+@click.option("--replay-share", default=0.3, show_default=True)
+@click.option("--learning-rate-factor", default=1.0, show_default=True)
 @click.option("--architecture", type=click.Choice(["gru4rec", "cosine-gru"]), default="gru4rec")
 def main(
     history: int,
@@ -133,6 +135,8 @@ def main(
     every: int,
     clicks_per_second: float,
     cold_items_max: int,
+    replay_share: float,
+    learning_rate_factor: float,
     architecture: str,
 ) -> None:
     """Refresh a model of a shop where new items appear, and rank every next click."""
@@ -143,6 +147,9 @@ def main(
         settings = settings_of(
             kafka, directory, {"architecture": architecture, "cold_items_max": cold_items_max}
         )
+        changes = {"replay_share": replay_share, "learning_rate_factor": learning_rate_factor}
+        refresh = settings.refresh.model_copy(update=changes)
+        settings = settings.model_copy(update={"refresh": refresh})
         ensure_topics(settings.kafka, settings.topics)
         writer = ClickLogWriter(settings.click_log)
         offset = 0
@@ -173,7 +180,7 @@ def main(
         stack.callback(refresher.close)
         visitors.judge_from_now()
         hits: dict[tuple[float, float], list[tuple[bool, bool | None]]] = defaultdict(list)
-        seconds = []
+        seconds, refused = [], 0
         for from_ms in range(begin_ms, begin_ms + minutes * MINUTE_MS, every * 1000):
             views = list(visitors.until(from_ms + every * 1000))
             describe()
@@ -193,8 +200,11 @@ def main(
             if outcome.model_version is not None and outcome.result == "published":
                 live = checkpoint_of(registry.fetch(outcome.model_version))
             else:
+                refused += 1
                 click.echo(f"{outcome.result}: {outcome.reason}")
-        click.echo(f"{len(seconds)} refreshes, {np.median(seconds):.2f} s median")
+        click.echo(
+            f"{len(seconds)} refreshes, {refused} of them refused, {np.median(seconds):.2f} s median"
+        )
         for span in AGES:
             found = np.array(hits[span], dtype=float)
             if len(found):
