@@ -4,9 +4,10 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import click
 import msgspec
@@ -19,7 +20,7 @@ from stream_app.settings import Settings
 
 if TYPE_CHECKING:
     from export.run import Job, RunOutcome
-    from stream_app.adapters.retrain_instruments import RetrainInstruments
+    from stream_app.adapters.retrain_instruments import RefreshInstruments, RetrainInstruments
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -156,16 +157,22 @@ def duration_seconds(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-class _Job(NamedTuple):
+_Instruments = TypeVar("_Instruments", bound="RetrainInstruments")
+
+
+@dataclass(frozen=True)
+class _Job(Generic[_Instruments]):
     """What `retrain` and `refresh` do, as far as a process around it has to know."""
 
     name: "Job"
-    instruments: "type[RetrainInstruments]"
-    runner: "Callable[[Settings, RetrainInstruments], AbstractContextManager[Callable[[bool], RunOutcome]]]"
+    instruments: "type[_Instruments]"
+    runner: (
+        "Callable[[Settings, _Instruments], AbstractContextManager[Callable[[bool], RunOutcome]]]"
+    )
 
 
 def _start(
-    job: _Job, settings: Settings, once: bool, every: str | None, report: Path | None
+    job: _Job[_Instruments], settings: Settings, once: bool, every: str | None, report: Path | None
 ) -> None:
     set_up_logging(settings.log_level, process=job.name)
     with _ends_on_sigterm():
@@ -175,14 +182,16 @@ def _start(
             _run_for_ever(job, settings, duration_seconds(every or ""), report)
 
 
-def _run_once(job: _Job, settings: Settings, report: Path | None) -> None:
+def _run_once(job: _Job[_Instruments], settings: Settings, report: Path | None) -> None:
     from prometheus_client import CollectorRegistry  # noqa: PLC0415 - heavy, and not for --help
 
     with job.runner(settings, job.instruments(CollectorRegistry())) as run:
         _finished(job, run(False), report)
 
 
-def _run_for_ever(job: _Job, settings: Settings, every_seconds: float, report: Path | None) -> None:
+def _run_for_ever(
+    job: _Job[_Instruments], settings: Settings, every_seconds: float, report: Path | None
+) -> None:
     from export.periodic import retrain_for_ever  # noqa: PLC0415 - heavy, and not for --help
     from stream_app.adapters.disk_metrics import DiskMetrics  # noqa: PLC0415
     from stream_app.adapters.http_endpoints import serve  # noqa: PLC0415
@@ -256,7 +265,7 @@ def _retrainings(
 
 @contextmanager
 def _refreshes(
-    settings: Settings, instruments: "RetrainInstruments"
+    settings: Settings, instruments: "RefreshInstruments"
 ) -> "Iterator[Callable[[bool], RunOutcome]]":
     from export.refresh import Refresher  # noqa: PLC0415 - torch is loaded when needed
 
@@ -267,7 +276,7 @@ def _refreshes(
         refresher.close()
 
 
-def _finished(job: _Job, outcome: "RunOutcome", report: Path | None) -> None:
+def _finished(job: _Job[_Instruments], outcome: "RunOutcome", report: Path | None) -> None:
     fields = {"result": outcome.result, "reason": outcome.reason, "sessions": outcome.sessions}
     log.info(f"{job.name}_finished", model_version=outcome.model_version, **fields)
     words = {

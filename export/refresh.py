@@ -36,7 +36,7 @@ from models.checkpoint import Checkpoint
 from stream_app.adapters.item_topic import ItemCatalogue
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import promote, read_latest
-from stream_app.adapters.retrain_instruments import RetrainInstruments
+from stream_app.adapters.retrain_instruments import RefreshInstruments
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.manifest import SecondStage
 from stream_app.core.vocabulary import ItemVocabulary
@@ -90,7 +90,7 @@ class _Lesson:
 class Refresher:
     """For one thread.  `run` again and again, `close` in the end."""
 
-    def __init__(self, settings: Settings, *, instruments: RetrainInstruments, say: Say) -> None:
+    def __init__(self, settings: Settings, *, instruments: RefreshInstruments, say: Say) -> None:
         """Raises `ConfigurationError` where the registry cannot be written to, or another training is at
         work in this data directory."""
         self._settings, self._instruments, self._say = settings, instruments, say
@@ -205,6 +205,7 @@ class Refresher:
         window = sessions_of_clicks(clicks, seen, limits=settings.session)
         vocabulary = with_new_items(known, window, seen, settings.retrain)
         described = self._described()
+        self._instruments.described_items.set(len(described))
         support = window.support(len(seen))
         unclicked = [
             known.ids[row]
@@ -226,6 +227,7 @@ class Refresher:
             )
             checkpoint, item2vec = placed.checkpoint, placed.item2vec
             unclicked += [item for item in placed.items if item in frozenset(cold)]
+        self._instruments.unclicked_items.set(len(unclicked))
         vocabulary = checkpoint.vocabulary.extended(vocabulary.ids)
         index_of = checkpoint.vocabulary.index_of
         return _Lesson(

@@ -41,6 +41,7 @@ def models() -> Dashboard:
             Row("Now", _now()),
             Row("Live", _live()),
             Row("Retraining", _retraining()),
+            Row("Refresh", _refresh()),
             Row("What is learned from", _sources()),
         ],
     )
@@ -219,6 +220,52 @@ def _retraining() -> list[Panel]:
             [Line(largest(series("nextclick_retrain_sessions")), "sessions of two clicks or more")],
             unit=COUNT,
             meaning="In the training window. Falling: fewer visitors, or the archive stands still; look below.",
+        ),
+    ]
+
+
+def _refresh() -> list[Panel]:
+    return [
+        chart(
+            "Refreshes by result",
+            [
+                Line(
+                    total(grown("nextclick_refresh_runs_total", over="$__rate_interval"), "result"),
+                    "{{result}}",
+                )
+            ],
+            unit=COUNT,
+            bars=True,
+            alert=RETRAINING_FAILING,
+            meaning="Runs of `nextclick refresh` as they ended: published, gated (no better than the live model or the "
+            "last full training: the next one starts from that), waiting (too few new clicks), failed (read the log).",
+        ),
+        chart(
+            "Recall @20 of a refreshed model",
+            [Line(largest(series("nextclick_refresh_recall_20"), "contender"), "{{contender}}")],
+            unit=SHARE,
+            meaning="Of the last refresh, on the newest clicks, before it learned them. candidate far above base: the "
+            "site changes fast, refresh more often. candidate below live: it is gated.",
+        ),
+        chart(
+            "Steps of the last refresh",
+            [Line(largest(series("nextclick_refresh_step_duration_seconds"), "step"), "{{step}}")],
+            unit=SECONDS,
+            stacked=True,
+            meaning="How long each step took. More than the interval in sum: a longer interval, fewer refresh.epochs, "
+            "a smaller refresh.replay_share. publish growing: the registry or its disk is slow.",
+        ),
+        chart(
+            "Items known by their description alone",
+            [
+                Line(largest(series("nextclick_refresh_described_items")), "described"),
+                Line(
+                    largest(series("nextclick_refresh_unclicked_items")), "in the model, unclicked"
+                ),
+            ],
+            unit=COUNT,
+            meaning="Items in topic topics.items, and those of them that a refreshed model knows though nobody clicked "
+            "them. 0 unclicked with many described: their attributes tell nothing, or nobody described them early.",
         ),
     ]
 

@@ -108,3 +108,18 @@ class RefreshInstruments(RetrainInstruments):
     """The same of the job that fine-tunes the live model."""
 
     JOB = "refresh"
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.described_items = Gauge(
+            "nextclick_refresh_described_items",
+            "Items described in topic topics.items. 0 where there should be some: nothing has published them "
+            "(`nextclick items publish`).",
+            registry=registry,
+        )
+        self.unclicked_items = Gauge(
+            "nextclick_refresh_unclicked_items",
+            "Items of the last refreshed model that nobody has clicked: known by what the shop says of them. 0 "
+            "with many described: what is said tells nothing of what goes with what.",
+            registry=registry,
+        )

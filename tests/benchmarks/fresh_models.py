@@ -48,7 +48,7 @@ from stream_app.evaluation.targets import target_positions
 from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter
 from stream_app.files.registry import Registry
 from stream_app.services.live_model import LiveModel
-from stream_app.settings import KafkaSettings, RetrainSettings, Settings
+from stream_app.settings import KafkaSettings, RefreshSettings, RetrainSettings, Settings
 
 HOUR_MS: Final = 3_600_000
 HISTORY_HOURS: Final = 48
@@ -157,9 +157,17 @@ def settings_of(kafka: LocalKafka, directory: Path, changes: dict[str, Any]) -> 
 @click.option("--hours", default=6.0, show_default=True)
 @click.option("--every", default="15m", show_default=True)
 @click.option("--architecture", type=click.Choice(["gru4rec", "cosine-gru"]), default="gru4rec")
+@click.option("--learning-rate-factor", default=1.0, show_default=True)
 @click.option("--epochs", default=2, show_default=True, help="Of the full training.")
 def main(
-    file: Path, day: str, from_hour: int, hours: float, every: str, architecture: str, epochs: int
+    file: Path,
+    day: str,
+    from_hour: int,
+    hours: float,
+    every: str,
+    architecture: str,
+    learning_rate_factor: float,
+    epochs: int,
 ) -> None:
     """Refresh a model through a news day, and rank every next click by what was live."""
     clicks, interval_ms = Clicks(file), int(duration_seconds(every) * 1000)
@@ -170,6 +178,8 @@ def main(
         kafka = stack.enter_context(LocalKafka(directory / "kafka"))
         changes = {"architecture": architecture, "epochs": epochs}
         settings = settings_of(kafka, directory, changes)
+        refresh = RefreshSettings(learning_rate_factor=learning_rate_factor)
+        settings = settings.model_copy(update={"refresh": refresh})
         ensure_topics(settings.kafka, settings.topics)
         writer = ClickLogWriter(settings.click_log)
         archive(writer, *clicks.between(noon_ms - HISTORY_HOURS * HOUR_MS, noon_ms))

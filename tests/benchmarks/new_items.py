@@ -126,6 +126,7 @@ def ranks_of(model: Checkpoint, views: list[View], from_ms: int) -> dict[tuple[s
 @click.option("--every", default=60, show_default=True, help="Seconds between refreshes.")
 @click.option("--clicks-per-second", default=200.0, show_default=True)
 @click.option("--cold-items-max", default=10_000, show_default=True, help="0: no attributes used.")
+@click.option("--boost", default=1.0, show_default=True, help="retrain.cold_item_boost")
 @click.option("--replay-share", default=0.3, show_default=True)
 @click.option("--learning-rate-factor", default=1.0, show_default=True)
 @click.option("--architecture", type=click.Choice(["gru4rec", "cosine-gru"]), default="gru4rec")
@@ -135,6 +136,7 @@ def main(
     every: int,
     clicks_per_second: float,
     cold_items_max: int,
+    boost: float,
     replay_share: float,
     learning_rate_factor: float,
     architecture: str,
@@ -145,7 +147,13 @@ def main(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-")))
         kafka = stack.enter_context(LocalKafka(directory / "kafka"))
         settings = settings_of(
-            kafka, directory, {"architecture": architecture, "cold_items_max": cold_items_max}
+            kafka,
+            directory,
+            {
+                "architecture": architecture,
+                "cold_items_max": cold_items_max,
+                "cold_item_boost": boost,
+            },
         )
         changes = {"replay_share": replay_share, "learning_rate_factor": learning_rate_factor}
         refresh = settings.refresh.model_copy(update=changes)
