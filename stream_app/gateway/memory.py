@@ -2,12 +2,13 @@
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
+from stream_app.core.item_attributes import ItemAttributes
 from stream_app.core.records import UNREADABLE, Click
 from stream_app.gateway.records import Judged
 
@@ -133,7 +134,11 @@ class KnownItem:
 class ItemMemory:
     """Names and recent popularity of items, as clicks told them.  Seconds: a clock that never runs backwards."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, description_of: Callable[[str], ItemAttributes | None] = lambda _: None
+    ) -> None:
+        """description_of: what the shop says of an item; names one whose clicks do not, or that has none."""
+        self._description_of = description_of
         self._items: OrderedDict[str, KnownItem] = OrderedDict()
         self._faded_at: float | None = None
 
@@ -151,11 +156,17 @@ class ItemMemory:
 
     def title_of(self, item_id: str) -> str | None:
         item = self._items.get(item_id)
-        return item.title if item else None
+        if item is not None and item.title is not None:
+            return item.title
+        described = self._description_of(item_id)
+        return described.title or None if described else None
 
     def category_of(self, item_id: str) -> str | None:
         item = self._items.get(item_id)
-        return item.category if item else None
+        if item is not None and item.category is not None:
+            return item.category
+        described = self._description_of(item_id)
+        return " > ".join(described.category) or None if described else None
 
     def ids(self) -> Iterator[str]:
         return iter(self._items)

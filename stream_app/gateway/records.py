@@ -40,7 +40,7 @@ class LastRecommendation(msgspec.Struct, frozen=True, kw_only=True):
 class NamedItem(msgspec.Struct, frozen=True):
     item_id: str
     title: str | None
-    """As clicks name it (`properties.title`)."""
+    """As clicks name it (`properties.title`), or else its description in the items topic."""
 
 
 class Judged(msgspec.Struct, frozen=True):

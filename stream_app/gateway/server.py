@@ -20,6 +20,7 @@ from stream_app.adapters.kafka_topics import ensure_topics
 from stream_app.adapters.releases import ReleaseFollower
 from stream_app.core.errors import ConfigurationError, InvariantError
 from stream_app.gateway.app import build_app
+from stream_app.gateway.descriptions import Descriptions
 from stream_app.gateway.endpoints import Endpoints
 from stream_app.gateway.http_protocol import limited
 from stream_app.gateway.live import FiguresMaker, LiveFeed
@@ -82,7 +83,9 @@ class Gateway:
     def __init__(self, settings: Settings, instruments: GatewayInstruments) -> None:
         limits = settings.gateway
         self._instruments = instruments
-        sessions, items = SessionMemory(limits.remembered_answers_max), ItemMemory()
+        self._descriptions = Descriptions(settings.kafka, settings.topics.items)
+        sessions = SessionMemory(limits.remembered_answers_max)
+        items = ItemMemory(self._descriptions.find)
         self.live = LiveFeed(
             instruments,
             sessions,
@@ -125,6 +128,8 @@ class Gateway:
             await self.stream.start()
             self._models.start()
             stack.callback(self._models.close)
+            self._descriptions.start()
+            stack.callback(self._descriptions.close)
             self.working = asyncio.create_task(self._work())
             try:
                 yield

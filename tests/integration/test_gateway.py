@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from stream_app.adapters import kafka_topics
+from stream_app.adapters.item_topic import publish_items
 from stream_app.adapters.onnx_scorer import OnnxScorer
+from stream_app.core.item_attributes import ItemAttributes
+from stream_app.core.records import ItemId
 from stream_app.logging_setup import pseudonym
 from stream_app.settings import Settings
 from tests.integration.conftest import TestKafka
@@ -246,6 +249,24 @@ def test_a_shop_window_shows_what_is_clicked_with_the_names_that_clicks_gave(
         ("unheard of", None),
     ]
     assert found[1]["popularity"] == 0
+
+
+def test_an_item_nobody_has_clicked_is_called_what_the_shop_calls_it(
+    gateway: GatewayThread, settings: Settings
+) -> None:
+    tent = ItemAttributes(item_id=ItemId("new tent"), title="Tent", category=("Outdoor", "Tents"))
+    publish_items(settings.kafka, settings.topics.items, [tent])
+
+    def found() -> Any:
+        return gateway.call("GET", "/v1/items?ids=new%20tent").json["items"][0]
+
+    wait_until("the gateway has read it", lambda: found()["title"])
+    assert (found()["title"], found()["category"]) == ("Tent", "Outdoor > Tents")
+    # A click names it otherwise: what visitors see decides.
+    names = {"title": "Dome tent", "category": "Sale"}
+    gateway.click("camper", "new tent", PATIENT_MS, properties=names)
+    wait_until("the click's name is taken", lambda: found()["title"] == "Dome tent")
+    assert found()["category"] == "Sale"
 
 
 def _events(connection: HTTPConnection) -> Iterator[tuple[str, Any]]:
