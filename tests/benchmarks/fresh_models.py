@@ -37,6 +37,7 @@ from stream_app.adapters.kafka_topics import ensure_topics
 from stream_app.adapters.local_kafka import LocalKafka
 from stream_app.adapters.releases import ReleaseFollower
 from stream_app.adapters.retrain_instruments import RefreshInstruments, RetrainInstruments
+from stream_app.core.metrics import quality_of_ranks
 from stream_app.core.session import SessionLimits
 from stream_app.evaluation.sessions import (
     UNKNOWN,
@@ -99,6 +100,17 @@ class Clicks:
         )
         self._ms = self._table["event_time_ms"].to_numpy()
 
+    def last_ones(self) -> frozenset[tuple[str, int]]:
+        """Item and time of the last click of every session of two or more."""
+        sessions = self._table["session_id"].combine_chunks().dictionary_encode()
+        codes = np.asarray(sessions.indices)
+        order = np.lexsort((self._ms, codes))
+        is_last = np.diff(codes[order], append=-1) != 0
+        is_first = np.diff(codes[order], prepend=-1) != 0
+        rows = pa.array(order[is_last & ~is_first])
+        items, ms = self._table["item_id"].take(rows), self._table["event_time_ms"].take(rows)
+        return frozenset(zip(items.to_pylist(), ms.to_pylist(), strict=True))
+
     def between(self, from_ms: int, until_ms: int) -> tuple[int, pa.Table]:
         """Number of the first, and the clicks."""
         first, last = np.searchsorted(self._ms, (from_ms, until_ms)).tolist()
@@ -122,21 +134,33 @@ def archive(writer: ClickLogWriter, first: int, clicks: pa.Table) -> None:
 
 
 def ranks_of(
-    model: Checkpoint, sessions: SessionTable, ids: tuple[str, ...], from_ms: int
+    model: Checkpoint,
+    sessions: SessionTable,
+    ids: tuple[str, ...],
+    from_ms: int,
+    chosen: frozenset[tuple[str, int]] | None,
 ) -> NDArray[np.int64]:
-    """Of the next clicks from that moment on."""
+    """Of the next clicks from that moment on; chosen: item and time of the only ones that count."""
     index_of = model.vocabulary.index_of
     rows = np.array([index_of.get(item, UNKNOWN) for item in ids], dtype=np.int64)
     known = replace(sessions, item_indexes=rows[sessions.item_indexes])
     ranks = next_click_ranks(model.model(), known)
-    result: NDArray[np.int64] = ranks[sessions.click_ms[target_positions(sessions)] >= from_ms]
+    positions = target_positions(sessions)
+    counts = sessions.click_ms[positions] >= from_ms
+    if chosen is not None:
+        clicked = zip(
+            sessions.item_indexes[positions].tolist(),
+            sessions.click_ms[positions].tolist(),
+            strict=True,
+        )
+        counts &= [(ids[item], ms) in chosen for item, ms in clicked]
+    result: NDArray[np.int64] = ranks[counts]
     return result
 
 
 def quality(ranks: list[NDArray[np.int64]]) -> str:
-    every = np.concatenate(ranks)
-    hit = every <= 20
-    return f"{hit.mean():.4f} / {np.where(hit, 1 / every, 0).mean():.4f}"
+    found = quality_of_ranks(np.concatenate(ranks))
+    return f"{found.recall_20:.4f} / {found.mrr_20:.4f} / {found.ndcg_20:.4f}"
 
 
 def settings_of(kafka: LocalKafka, directory: Path, changes: dict[str, Any]) -> Settings:
@@ -158,6 +182,7 @@ def settings_of(kafka: LocalKafka, directory: Path, changes: dict[str, Any]) -> 
 @click.option("--every", default="15m", show_default=True)
 @click.option("--architecture", type=click.Choice(["gru4rec", "cosine-gru"]), default="gru4rec")
 @click.option("--learning-rate-factor", default=1.0, show_default=True)
+@click.option("--last-clicks", is_flag=True, help="Judge the last click of each session only.")
 @click.option("--epochs", default=2, show_default=True, help="Of the full training.")
 def main(
     file: Path,
@@ -167,12 +192,14 @@ def main(
     every: str,
     architecture: str,
     learning_rate_factor: float,
+    last_clicks: bool,
     epochs: int,
 ) -> None:
     """Refresh a model through a news day, and rank every next click by what was live."""
     clicks, interval_ms = Clicks(file), int(duration_seconds(every) * 1000)
     noon_ms = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
     noon_ms += from_hour * HOUR_MS
+    chosen = clicks.last_ones() if last_clicks else None
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-")))
         kafka = stack.enter_context(LocalKafka(directory / "kafka"))
@@ -206,7 +233,7 @@ def main(
             vocabulary = vocabulary_of_clicks(around)
             sessions = sessions_of_clicks(around, vocabulary, limits=LIMITS)
             for name, model in (("refreshed", live), ("full training", base)):
-                ranks[name].append(ranks_of(model, sessions, vocabulary.ids, from_ms))
+                ranks[name].append(ranks_of(model, sessions, vocabulary.ids, from_ms, chosen))
             archive(writer, *clicks.between(from_ms, until_ms))
             began = time.monotonic()
             outcome = refresher.run()
@@ -227,7 +254,7 @@ def told(
 ) -> Iterator[str]:
     n = sum(map(len, ranks["refreshed"]))
     for name, found in ranks.items():
-        yield f"{name}: R@20 / MRR@20 {quality(found)} of {n:,} next clicks"
+        yield f"{name}: R@20 / MRR@20 / NDCG@20 {quality(found)} of {n:,} next clicks"
     refreshed = [outcome.refreshed for outcome, _, _ in costs if outcome.refreshed is not None]
     seconds = np.array([(run, swap) for _, run, swap in costs])
     steps = {

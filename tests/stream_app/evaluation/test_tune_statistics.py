@@ -160,8 +160,8 @@ def test_a_log_without_a_next_click_is_refused(rows: list[Row]) -> None:
         tuned(rows)
 
 
-def back_and_forth(*, returns: bool) -> list[Row]:
-    """Visitors go to and fro between two of a group of 24 items, or look at one after the other."""
+def there_and_back(*, returns: bool) -> list[Row]:
+    """Visitors go back and forth between two of a group of 24 items, or look at one after the other."""
     rng = np.random.default_rng(7)
     rows: list[Row] = []
     for session in range(900):
@@ -177,15 +177,15 @@ def back_and_forth(*, returns: bool) -> list[Row]:
 def test_what_came_back_in_the_log_may_come_back_in_the_answers(filter_seen: bool) -> None:
     """Whatever the present setting is."""
     rules = ServingRules(filter_seen=filter_seen)
-    fro = tuned(back_and_forth(returns=True), rules).repeats
-    assert fro.share > 0.5
-    assert not fro.filter_seen
-    assert fro.kept[1] > fro.left_out[1] + 0.1
-    on = tuned(back_and_forth(returns=False), rules).repeats
+    back = tuned(there_and_back(returns=True), rules).repeats
+    assert back.share > 0.5
+    assert not back.filter_seen
+    assert back.kept[1] > back.left_out[1] + 0.1
+    on = tuned(there_and_back(returns=False), rules).repeats
     assert on.share == 0
     assert on.filter_seen
     # Nobody comes back, so places go to items that may be clicked.
     assert on.left_out[1] > on.kept[1]
-    with_seen_out = tuned(back_and_forth(returns=True), ServingRules(filter_seen=True))
+    with_seen_out = tuned(there_and_back(returns=True), ServingRules(filter_seen=True))
     best = with_seen_out.pairs[0]
     assert (best.recall_20, best.mrr_20) == pytest.approx(with_seen_out.repeats.left_out)
