@@ -35,7 +35,7 @@ from export.window import in_vocabulary_of
 from models.checkpoint import Checkpoint
 from stream_app.adapters.item_topic import ItemCatalogue
 from stream_app.adapters.onnx_scorer import OnnxScorer
-from stream_app.adapters.releases import promote, read_latest
+from stream_app.adapters.releases import ReleasePointer
 from stream_app.adapters.retrain_instruments import RefreshInstruments
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.manifest import SecondStage
@@ -104,6 +104,8 @@ class Refresher:
             clicks_max=settings.refresh.clicks_max,
             event_types=settings.serving.event_types,
         )
+        self._pointer = ReleasePointer(settings.kafka, settings.topics.releases)
+        self._resources.callback(self._pointer.close)
         self._catalogue = ItemCatalogue(settings.kafka, settings.topics.items)
         self._resources.callback(self._catalogue.close)
         self._live: _Model | None = None
@@ -123,7 +125,7 @@ class Refresher:
             self._settings, self._registry, self._directory, self._instruments, self._say, None
         )
         with run.step("read"):
-            release = read_latest(self._settings.kafka, self._settings.topics.releases)
+            release = self._pointer.read()
             if release is None or release.model_version is None:
                 return RunOutcome(
                     result="waiting",
@@ -275,14 +277,13 @@ class Refresher:
 
     def _promote(self, live: str, version: str, tuned: FineTuned) -> bool:
         """Move the pointer on from the live model we knew; False where it was moved meanwhile."""
-        kafka, topic = self._settings.kafka, self._settings.topics.releases
         reason = f"refreshed: {tuned.new_clicks} new clicks; {'; '.join(tuned.verdict.reasons)}"
-        current = read_latest(kafka, topic)
+        current = self._pointer.read()
         if current is None or current.model_version != live:
             return False
-        moved = promote(kafka, topic, version, reason=reason)
+        moved = self._pointer.promote(version, reason=reason)
         if moved.previous != live:  # between our two looks
-            promote(kafka, topic, moved.previous, reason="a refresh had come in between")
+            self._pointer.promote(moved.previous, reason="a refresh had come in between")
             return False
         spare = {live, *moved.history}
         self._registry.prune_deltas(self._settings.refresh.deltas_kept, spare)

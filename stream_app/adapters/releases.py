@@ -25,6 +25,7 @@ LIVE_KEY: Final = b"live"
 HISTORY_MAX: Final = 20
 """So many rollbacks in a row are possible."""
 _READ_SECONDS_MAX: Final = 30.0
+_FETCH_WAIT_MS: Final = 10
 
 log = get_logger("releases")
 
@@ -69,13 +70,8 @@ def first_release(version: str | None, reason: str) -> Release:
 
 def announce(kafka: KafkaConnection, topic: str, release: Release) -> None:
     """Move the pointer; returns once the broker has it safe.  Raises `ServiceAwayError`."""
-    with broker_errors(kafka):
-        producer = KafkaProducer(**python_client_options(kafka), acks="all")
-        try:
-            sent = producer.send(topic, key=LIVE_KEY, value=msgspec.json.encode(release))
-            sent.get(timeout=_READ_SECONDS_MAX)
-        finally:
-            producer.close(timeout=5)
+    with ReleasePointer(kafka, topic) as pointer:
+        pointer.announce(release)
 
 
 def promote(kafka: KafkaConnection, topic: str, version: str | None, *, reason: str) -> Release:
@@ -83,10 +79,8 @@ def promote(kafka: KafkaConnection, topic: str, version: str | None, *, reason: 
 
     Two promotions at the same moment: the later one stays, and its history may lack the other.
     """
-    current = read_latest(kafka, topic)
-    release = current.promoted(version, reason) if current else first_release(version, reason)
-    announce(kafka, topic, release)
-    return release
+    with ReleasePointer(kafka, topic) as pointer:
+        return pointer.promote(version, reason=reason)
 
 
 def rollback(kafka: KafkaConnection, topic: str, *, reason: str) -> Release:
@@ -105,6 +99,59 @@ def read_latest(kafka: KafkaConnection, topic: str) -> Release | None:
         return follower.read_to_end()
 
 
+class ReleasePointer:
+    """The pointer for somebody who reads and moves it again and again: connections stay open.  For one thread.
+
+    Each method raises `ServiceAwayError` without a broker; the next call connects anew.
+    """
+
+    def __init__(self, kafka: KafkaConnection, topic: str) -> None:
+        self._kafka, self._topic = kafka, topic
+        self._follower = ReleaseFollower(kafka, topic, fetch_wait_ms=_FETCH_WAIT_MS)
+        self._latest: Release | None = None
+        self._producer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self) -> Release | None:
+        """Where it is now; None if it was never set.  Raises `ConfigurationError` without the topic, too."""
+        self._latest = self._follower.read_to_end() or self._latest
+        return self._latest
+
+    def promote(self, version: str | None, *, reason: str) -> Release:
+        """As the function `promote`."""
+        current = self.read()
+        release = current.promoted(version, reason) if current else first_release(version, reason)
+        self.announce(release)
+        return release
+
+    def announce(self, release: Release) -> None:
+        """Returns once the broker has it safe."""
+        with broker_errors(self._kafka):
+            if self._producer is None:
+                self._producer = KafkaProducer(**python_client_options(self._kafka), acks="all")
+            try:
+                value = msgspec.json.encode(release)
+                sent = self._producer.send(self._topic, key=LIVE_KEY, value=value)
+                sent.get(timeout=_READ_SECONDS_MAX)
+            except BaseException:
+                self._close_producer()
+                raise
+
+    def close(self) -> None:
+        self._follower.close()
+        self._close_producer()
+
+    def _close_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=5)
+
+
 class ReleaseFollower:
     """Sees every move of the pointer.  For one thread; connects at the first read.
 
@@ -112,9 +159,11 @@ class ReleaseFollower:
     model stays.  `skipped` counts them.
     """
 
-    def __init__(self, kafka: KafkaConnection, topic: str) -> None:
+    def __init__(self, kafka: KafkaConnection, topic: str, *, fetch_wait_ms: int = 500) -> None:
+        """fetch_wait_ms: how long the broker holds back an empty answer, and every request after it."""
         self._kafka = kafka
         self._topic = topic
+        self._fetch_wait_ms = fetch_wait_ms
         self._partition = TopicPartition(topic, 0)
         self._consumer: Any = None
         self._end = 0
@@ -145,9 +194,11 @@ class ReleaseFollower:
         return self._newest(records.get(self._partition, []))
 
     def read_to_end(self) -> Release | None:
-        """The pointer as it is now; None if it was never set."""
-        newest: Release | None = None
-        while not self.caught_up:
+        """The newest release up to where the topic ends now that was not returned yet; None if there is none."""
+        newest = self.poll(0)
+        with self._errors():
+            end = self._connected().end_offsets([self._partition])[self._partition]
+        while self._behind(end):
             newest = self.poll(0.2) or newest
         return newest
 
@@ -157,11 +208,18 @@ class ReleaseFollower:
                 self._consumer.close()
             self._consumer = None
 
+    def _behind(self, end: int) -> bool:
+        with self._errors():
+            return bool(self._connected().position(self._partition) < end)
+
     def _connected(self) -> Any:
         if self._consumer is not None:
             return self._consumer
         consumer = KafkaConsumer(
-            **python_client_options(self._kafka), group_id=None, enable_auto_commit=False
+            **python_client_options(self._kafka),
+            group_id=None,
+            enable_auto_commit=False,
+            fetch_max_wait_ms=self._fetch_wait_ms,
         )
         try:
             _require_topic(consumer, self._topic)

@@ -13,6 +13,7 @@ from kafka import KafkaProducer
 from stream_app.adapters.kafka_clients import python_client_options
 from stream_app.adapters.releases import (
     ReleaseFollower,
+    ReleasePointer,
     announce,
     first_release,
     promote,
@@ -69,6 +70,25 @@ def test_a_follower_sees_the_pointer_and_then_each_move_within_seconds(
         assert seen is not None
         assert seen.model_version == "v2"
         assert follower.poll(0.1) is None
+
+
+def test_a_pointer_that_is_kept_sees_what_others_did_since(
+    kafka: TestKafka, topics: TopicSettings
+) -> None:
+    with ReleasePointer(kafka.settings, topics.releases) as pointer:
+        assert pointer.read() is None
+        pointer.promote("v1", reason="")
+        promote(kafka.settings, topics.releases, "v2", reason="somebody else's")
+        seen = pointer.read()
+        assert seen is not None
+        assert (seen.model_version, seen.history) == ("v2", ("v1",))
+        assert pointer.read() == seen
+        rollback(kafka.settings, topics.releases, reason="")
+        moved = pointer.promote("v3", reason="")
+        assert (moved.previous, moved.history) == ("v1", ("v1",))
+        assert read_latest(kafka.settings, topics.releases) == moved
+        pointer.close()
+        assert pointer.read() == moved
 
 
 def test_a_record_nobody_can_read_leaves_the_pointer_where_it_is(
