@@ -45,9 +45,19 @@ class FineTuned:
     new_clicks: int
     """Of these, newer than what the live model had learned."""
     losses: tuple[float, ...]
+    learning_rate_factor: float
+    """The best of `refresh.learning_rate_factors`."""
     events: int
     seconds: float
     """Of training."""
+
+
+class _Tried(NamedTuple):
+    """The new clicks but the newest, learned at one learning rate."""
+
+    factor: float
+    result: TrainingResult
+    quality: RankingQuality
 
 
 def fine_tune(
@@ -87,15 +97,28 @@ def fine_tune(
 
     learned = [_with_some_of(old, division.past, settings.replay_share, rng)]
 
-    def trained(begin: Checkpoint, sessions: SessionTable, seed: int) -> TrainingResult:
-        result = _train(begin, sessions, vocabulary, settings, threads=threads, seed=seed)
-        checkpoint = _with_rows_of(start, result.checkpoint, unclicked)
+    def trained(
+        begin: Checkpoint, sessions: SessionTable, seed: int, factor: float
+    ) -> TrainingResult:
+        config = start.config.changed(
+            epochs=settings.epochs, seed=seed, learning_rate=start.config.learning_rate * factor
+        )
+        result = train(sessions, vocabulary, config, start=begin, threads=threads)
+        # Its own hyper-parameters are kept in what comes out.
+        checkpoint = replace(result.checkpoint, config=start.config)
+        checkpoint = _with_rows_of(start, checkpoint, unclicked)
         checkpoint = _few_rows_moved(checkpoint, base, settings.least_change)
         return replace(result, checkpoint=checkpoint)
 
-    first = trained(start, learned[0], seed)
+    tried = []
+    for factor in settings.learning_rate_factors:
+        result = trained(start, learned[0], seed, factor)
+        figures = evaluate_checkpoint(result.checkpoint, division.held_out)
+        tried.append(_Tried(factor, result, figures))
+    best = max(tried, key=lambda one: one.quality.recall_20 + one.quality.mrr_20)
+    first = best.result
     quality = {
-        CANDIDATE: evaluate_checkpoint(first.checkpoint, division.held_out),
+        CANDIDATE: best.quality,
         **{name: _of_rival(r.model, division.held_out, vocabulary) for name, r in rivals.items()},
         POPULARITY: evaluate_popularity(
             _joined(old, division.past), division.held_out, len(vocabulary)
@@ -106,7 +129,7 @@ def fine_tune(
     if verdict.passed:
         newest = _not_before(new, division)
         learned.append(_with_some_of(old, newest, settings.replay_share, rng))
-        results.append(trained(first.checkpoint, learned[1], seed + 1))
+        results.append(trained(first.checkpoint, learned[1], seed + 1, best.factor))
         verdict = _still_good(
             verdict, results[1].checkpoint, division, quality[CANDIDATE], tolerance
         )
@@ -119,31 +142,10 @@ def fine_tune(
         clicks=sum(part.n_clicks for part in learned),
         new_clicks=new_clicks,
         losses=tuple(loss for r in results for loss in r.checkpoint.record.epoch_losses),
-        events=sum(result.events for result in results),
-        seconds=sum(result.seconds for result in results),
+        learning_rate_factor=best.factor,
+        events=sum(result.events for result in (*(one.result for one in tried), *results[1:])),
+        seconds=sum(result.seconds for result in (*(one.result for one in tried), *results[1:])),
     )
-
-
-def _train(
-    start: Checkpoint,
-    sessions: SessionTable,
-    vocabulary: ItemVocabulary,
-    settings: RefreshSettings,
-    *,
-    threads: int,
-    seed: int,
-) -> TrainingResult:
-    """On from a checkpoint; its own hyper-parameters are kept in what comes out."""
-    config = start.config
-    rate = config.learning_rate * settings.learning_rate_factor
-    result = train(
-        sessions,
-        vocabulary,
-        config.changed(epochs=settings.epochs, seed=seed, learning_rate=rate),
-        start=start,
-        threads=threads,
-    )
-    return replace(result, checkpoint=replace(result.checkpoint, config=config))
 
 
 def _few_rows_moved(checkpoint: Checkpoint, base: Checkpoint, least: float) -> Checkpoint:

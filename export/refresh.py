@@ -174,7 +174,8 @@ class Refresher:
         new_items = len(lesson.vocabulary) - len(start.checkpoint.vocabulary)
         return RunOutcome(
             result="published",
-            reason=f"{tuned.new_clicks:,} new clicks and {new_items:,} new items learned, a delta of "
+            reason=f"{tuned.new_clicks:,} new clicks and {new_items:,} new items learned at "
+            f"{tuned.learning_rate_factor:g} of the learning rate, a delta of "
             f"{facts.size_bytes / 1e6:.1f} MB on {base.version}; {'; '.join(tuned.verdict.reasons)}",
             model_version=content.model_version,
             sessions=window.n_sessions,

@@ -42,6 +42,7 @@ _LISTS: Final = frozenset(
         "statistics.half_lives_minutes",
         "statistics.pair_half_lives_minutes",
         "statistics.pair_weights",
+        "refresh.learning_rate_factors",
     }
 )
 _SECRET_BYTES_MAX: Final = 4096
@@ -276,8 +277,11 @@ class RefreshSettings(Group):
     """Learn so many clicks of old sessions with each new one, so that nothing is forgotten."""
     epochs: int = Field(default=2, ge=1)
     """Passes over new and old sessions."""
-    learning_rate_factor: float = Field(default=1.0, gt=0)
-    """Fine-tune at so much of the full training's learning rate."""
+    learning_rate_factors: tuple[PositiveFloat, ...] = Field(
+        default=(1.0, 0.4), min_length=1, max_length=5
+    )
+    """Fine-tune at so much of the full training's learning rate; of several each is tried, and the best on the
+    newest new clicks goes on.  News moves fast, a shop slowly, and both by the hour."""
     least_change: float = Field(default=0.02, ge=0, lt=1)
     """An item whose vector moved by less than this share of its length stays as the full training left it, so
     that a delta is small."""

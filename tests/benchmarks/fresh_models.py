@@ -181,7 +181,7 @@ def settings_of(kafka: LocalKafka, directory: Path, changes: dict[str, Any]) -> 
 @click.option("--hours", default=6.0, show_default=True)
 @click.option("--every", default="15m", show_default=True)
 @click.option("--architecture", type=click.Choice(["gru4rec", "cosine-gru"]), default="gru4rec")
-@click.option("--learning-rate-factor", default=1.0, show_default=True)
+@click.option("--learning-rate-factors", type=float, multiple=True, default=(1.0, 0.4))
 @click.option("--last-clicks", is_flag=True, help="Judge the last click of each session only.")
 @click.option("--epochs", default=2, show_default=True, help="Of the full training.")
 def main(
@@ -191,7 +191,7 @@ def main(
     hours: float,
     every: str,
     architecture: str,
-    learning_rate_factor: float,
+    learning_rate_factors: tuple[float, ...],
     last_clicks: bool,
     epochs: int,
 ) -> None:
@@ -205,7 +205,7 @@ def main(
         kafka = stack.enter_context(LocalKafka(directory / "kafka"))
         changes = {"architecture": architecture, "epochs": epochs}
         settings = settings_of(kafka, directory, changes)
-        refresh = RefreshSettings(learning_rate_factor=learning_rate_factor)
+        refresh = RefreshSettings(learning_rate_factors=learning_rate_factors)
         settings = settings.model_copy(update={"refresh": refresh})
         ensure_topics(settings.kafka, settings.topics)
         writer = ClickLogWriter(settings.click_log)

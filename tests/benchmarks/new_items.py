@@ -128,7 +128,7 @@ def ranks_of(model: Checkpoint, views: list[View], from_ms: int) -> dict[tuple[s
 @click.option("--cold-items-max", default=10_000, show_default=True, help="0: no attributes used.")
 @click.option("--boost", default=1.0, show_default=True, help="retrain.cold_item_boost")
 @click.option("--replay-share", default=0.3, show_default=True)
-@click.option("--learning-rate-factor", default=1.0, show_default=True)
+@click.option("--learning-rate-factors", type=float, multiple=True, default=(1.0, 0.4))
 @click.option("--architecture", type=click.Choice(["gru4rec", "cosine-gru"]), default="gru4rec")
 def main(
     history: int,
@@ -138,7 +138,7 @@ def main(
     cold_items_max: int,
     boost: float,
     replay_share: float,
-    learning_rate_factor: float,
+    learning_rate_factors: tuple[float, ...],
     architecture: str,
 ) -> None:
     """Refresh a model of a shop where new items appear, and rank every next click."""
@@ -155,7 +155,7 @@ def main(
                 "cold_item_boost": boost,
             },
         )
-        changes = {"replay_share": replay_share, "learning_rate_factor": learning_rate_factor}
+        changes = {"replay_share": replay_share, "learning_rate_factors": learning_rate_factors}
         refresh = settings.refresh.model_copy(update=changes)
         settings = settings.model_copy(update={"refresh": refresh})
         ensure_topics(settings.kafka, settings.topics)

@@ -182,7 +182,7 @@ def test_a_worse_model_is_refused_and_the_next_run_starts_from_the_full_training
     shop: Shop,
 ) -> None:
     base = trained(shop)
-    with closing(shop.refresher(learning_rate_factor=60.0, epochs=3)) as refresher:
+    with closing(shop.refresher(learning_rate_factors=(60.0,), epochs=3)) as refresher:
         shop.clicks(300)
         refused = refresher.run()
     assert refused.result == "gated"
@@ -202,6 +202,15 @@ def test_a_worse_model_is_refused_and_the_next_run_starts_from_the_full_training
         assert set(anew.refreshed.quality) == {"candidate", "live", "base", "popularity"}
 
 
+def test_of_several_learning_rates_the_best_on_the_newest_clicks_goes_on(shop: Shop) -> None:
+    trained(shop)
+    with closing(shop.refresher(learning_rate_factors=(60.0, 1.0, 40.0), epochs=3)) as refresher:
+        shop.clicks(300)
+        outcome = refresher.run()
+    assert outcome.result == "published", outcome.reason
+    assert "learned at 1 of the learning rate" in outcome.reason
+
+
 def test_where_the_newest_clicks_make_it_worse_nothing_is_released(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,7 +225,7 @@ def test_where_the_newest_clicks_make_it_worse_nothing_is_released(
         return quality.__class__(**{**_fields(quality), "recall_20": 0.0}) if last else quality
 
     monkeypatch.setattr(fine_tuning, "evaluate_checkpoint", worse_at_last)
-    with closing(shop.refresher()) as refresher:
+    with closing(shop.refresher(learning_rate_factors=(1.0,))) as refresher:
         outcome = refresher.run()
     assert len(calls) == 3
     assert outcome.result == "gated"
