@@ -39,7 +39,7 @@ def publish(settings: Settings, file: Path) -> None:
       nextclick items publish new.jsonl
     """
     count = tools.publish_file(settings, file)
-    click.echo(f"{count:,} items described in {settings.topics.items}")
+    click.echo(f"{_items(count)} described in {settings.topics.items}")
 
 
 @items.command()
@@ -54,7 +54,7 @@ def withdraw(settings: Settings, item_ids: tuple[str, ...]) -> None:
     """
     gone = [ItemId(item_id) for item_id in item_ids]
     publish_items(settings.kafka, settings.topics.items, (), withdrawn=gone)
-    click.echo(f"{len(gone):,} items withdrawn from {settings.topics.items}")
+    click.echo(f"{_items(len(gone))} withdrawn from {settings.topics.items}")
 
 
 @items.command()
@@ -79,7 +79,7 @@ def show(settings: Settings, item_id: str | None) -> None:
         for line in _described(found):
             click.echo(line)
         return
-    click.echo(f"{len(known.items):,} items are described in {settings.topics.items}")
+    click.echo(f"{_items(len(known.items))} described in {settings.topics.items}")
     if known.refusals:
         click.echo(f"{known.refusals:,} records cannot be read; the newest:")
         for refusal in known.newest_refusals:
@@ -87,6 +87,10 @@ def show(settings: Settings, item_id: str | None) -> None:
                 f"  partition {refusal.partition}, offset {refusal.offset}: "
                 f"{printable(refusal.message)} ({refusal.kind})"
             )
+
+
+def _items(count: int) -> str:
+    return f"{count:,} item{'s' if count != 1 else ''}"
 
 
 def _described(found: DescribedItem) -> Iterator[str]:

@@ -41,8 +41,8 @@ def test_a_catalogue_is_published_shown_and_withdrawn(flags: list[str], tmp_path
     assert "category   Clothing > Jackets" in shown
     assert "price      59.9" in shown
     assert "colour     red" in shown
-    assert "1 items withdrawn" in called("withdraw", "2", *flags)
-    assert "1 items are described" in called("show", *flags)
+    assert "1 item withdrawn" in called("withdraw", "2", *flags)
+    assert "1 item described" in called("show", *flags)
     with pytest.raises(ConfigurationError, match="nothing is said of 2"):
         called("show", "2", *flags)
 
@@ -52,4 +52,4 @@ def test_a_bad_line_is_named_and_nothing_is_sent(flags: list[str], tmp_path: Pat
     file.write_text('{"item_id": "a"}\n{"item_id": "b", "price": "cheap"}\n')
     with pytest.raises(ConfigurationError, match=r"line 2: price 'cheap'.*BadPrice"):
         called("publish", str(file), *flags)
-    assert "0 items are described" in called("show", *flags)
+    assert "0 items described" in called("show", *flags)
