@@ -70,7 +70,7 @@ def fine_tune(
     *,
     known_until_ms: int,
     tolerance: float,
-    unclicked: NDArray[np.int64],
+    unsettled: NDArray[np.int64],
     threads: int = 1,
     seed: int = 0,
 ) -> FineTuned | str:
@@ -80,8 +80,8 @@ def fine_tune(
     `start`, and rows that have hardly moved from its own go back to them.  rivals: whom the outcome must not be worse than, as
     contenders by name.  window: the sessions of the last hours, as rows of `vocabulary`, which begins
     with the items of `start` (a rival's items are among them, in any order).
-    unclicked: rows of `start` that nobody has clicked: they stay as they are, since all that a training could learn
-    of them is that they are nobody's next click.
+    unsettled: rows of `start` that stay as they are: all that a training could learn of items nobody has clicked is
+    that they are nobody's next click.
     """
     is_new = _newest_ms(window) > known_until_ms
     new = window.select(np.flatnonzero(is_new))
@@ -106,7 +106,7 @@ def fine_tune(
         result = train(sessions, vocabulary, config, start=begin, threads=threads)
         # Its own hyper-parameters are kept in what comes out.
         checkpoint = replace(result.checkpoint, config=start.config)
-        checkpoint = _with_rows_of(start, checkpoint, unclicked)
+        checkpoint = _with_rows_of(start, checkpoint, unsettled)
         checkpoint = _few_rows_moved(checkpoint, base, settings.least_change)
         return replace(result, checkpoint=checkpoint)
 

@@ -49,6 +49,10 @@ from stream_app.settings import Settings
 PARITY_BATCHES: Final = (1, 64)
 """Batches that torch and ONNX Runtime are compared in; the full training tried more, with the same graphs."""
 
+SETTLED_CLICKS: Final = 20
+"""A described item that is new since the full training stays where its description put it until it was clicked so
+often: the first few clicks say less of it, and in what was learned so far it was nobody's next click."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Model:
@@ -83,8 +87,10 @@ class _Lesson:
     """Begins with the items of `start`."""
     window: SessionTable
     """The sessions of the last hours, as rows of `vocabulary`."""
-    unclicked: NDArray[np.int64]
-    """Rows of `start` that nobody has ever clicked."""
+    unsettled: NDArray[np.int64]
+    """Rows of `start` whose places are told by their descriptions: too few clicks to learn a better one."""
+    n_unclicked: int
+    """Of these, without any click."""
 
 
 class Refresher:
@@ -134,7 +140,7 @@ class Refresher:
                 )
             live, base = self._follow(release.model_version)
             start = base if from_base else live
-            lesson = self._prepare(start)
+            lesson = self._prepare(start, base)
         window = lesson.window
         run.instruments.training_sessions.set(window.n_sessions)
         with run.step("train"):
@@ -146,7 +152,7 @@ class Refresher:
                 lesson.vocabulary,
                 self._settings.refresh,
                 known_until_ms=start.known_until_ms,
-                unclicked=lesson.unclicked,
+                unsettled=lesson.unsettled,
                 tolerance=self._settings.retrain.gate_tolerance,
                 threads=self._settings.retrain.threads,
                 seed=start.known_until_ms % 2**31,
@@ -184,7 +190,7 @@ class Refresher:
                 new_clicks=tuned.new_clicks,
                 learned_clicks=tuned.clicks,
                 new_items=new_items,
-                unclicked_items=len(lesson.unclicked),
+                unclicked_items=lesson.n_unclicked,
                 delta_bytes=facts.size_bytes,
                 quality=tuned.quality,
                 step_seconds=run.seconds,
@@ -200,7 +206,7 @@ class Refresher:
             self._base = self._live if is_base else _read_model(self._registry, self._live.base)
         return self._live, self._base
 
-    def _prepare(self, start: _Model) -> _Lesson:
+    def _prepare(self, start: _Model, base: _Model) -> _Lesson:
         """The clicks of the last hours, and places for items that are new: clicked ones, and described ones."""
         settings, known = self._settings, start.checkpoint.vocabulary
         clicks = self._tail.look()
@@ -208,37 +214,49 @@ class Refresher:
         window = sessions_of_clicks(clicks, seen, limits=settings.session)
         vocabulary = with_new_items(known, window, seen, settings.retrain)
         described = self._described()
-        self._instruments.described_items.set(len(described))
         support = window.support(len(seen))
-        unclicked = [
+        index_of = seen.index_of
+        is_new = np.ones(len(known), dtype=bool)
+        is_new[: len(base.popularity)] = base.popularity == 0
+        placed_before = [
             known.ids[row]
-            for row in np.flatnonzero((start.popularity == 0) & (support[: len(known)] == 0))
+            for row in np.flatnonzero(is_new & (support[: len(known)] < SETTLED_CLICKS))
+            if known.ids[row] in described
         ]
         room = settings.retrain.items_max - len(vocabulary)
-        cold = choose_cold_items(described, vocabulary, room, settings.retrain, unclicked)
+        cold = choose_cold_items(described, vocabulary, room, settings.retrain, placed_before)
+        new = [item for item in vocabulary.ids[len(known) :] if item in described]
+        unsettled = placed_before + [
+            item for item in new if support[index_of[item]] < SETTLED_CLICKS
+        ]
         checkpoint, item2vec = start.checkpoint, start.item2vec
-        fresh = [item for item in vocabulary.ids[len(known) :] if item in described] + cold
-        if fresh:
+        if new or cold:
+            learned_from = start.popularity.astype(np.float64) * max(start.training.clicks, 1)
+            learned_from[[index_of[item] for item in placed_before]] = 0.0
             placed = place_items(
                 checkpoint,
                 item2vec,
-                [*unclicked, *fresh],
+                [*placed_before, *new, *cold],
                 described,
-                start.popularity.astype(np.float64) * max(start.training.clicks, 1),
+                learned_from,
                 boost=settings.retrain.cold_item_boost,
                 say=self._say,
             )
             checkpoint, item2vec = placed.checkpoint, placed.item2vec
-            unclicked += [item for item in placed.items if item in frozenset(cold)]
-        self._instruments.unclicked_items.set(len(unclicked))
+            unsettled += cold
+        places = checkpoint.vocabulary.index_of
+        unsettled = [item for item in unsettled if item in places]
+        n_unclicked = sum(not support[index_of[i]] if i in index_of else True for i in unsettled)
+        self._instruments.described_items.set(len(described))
+        self._instruments.unclicked_items.set(n_unclicked)
         vocabulary = checkpoint.vocabulary.extended(vocabulary.ids)
-        index_of = checkpoint.vocabulary.index_of
         return _Lesson(
             start=checkpoint,
             item2vec=item2vec,
             vocabulary=vocabulary,
             window=in_vocabulary_of(window, seen, vocabulary),
-            unclicked=np.array([index_of[item] for item in unclicked], dtype=np.int64),
+            unsettled=np.array([places[item] for item in unsettled], dtype=np.int64),
+            n_unclicked=n_unclicked,
         )
 
     def _described(self) -> Described:

@@ -91,21 +91,24 @@ def test_a_full_training_places_unclicked_items_and_a_refresh_newer_ones(
     assert not np.array_equal(unmoved[20].numpy(), moved[20].numpy())
 
 
-def test_a_clicked_item_is_learned_from_its_clicks(shop: Shop) -> None:
+@pytest.mark.parametrize(("sessions", "learned"), [(120, False), (1200, True)])
+def test_an_item_is_learned_from_its_clicks_once_there_are_enough(
+    shop: Shop, sessions: int, learned: bool
+) -> None:
     shop.describe(*range(61))
     shop.clicks(800)
     full = shop.retrain()
     before = checkpoint_of(shop.registry.fetch(str(full.model_version)))
     assert "item-60" in before.vocabulary
     with closing(shop.refresher()) as refresher:
-        shop.clicks(400, n_items=61)
+        shop.clicks(sessions, n_items=61)
         outcome = refresher.run()
     assert outcome.refreshed is not None, outcome.reason
     assert outcome.refreshed.unclicked_items == 0
     after = checkpoint_of(shop.registry.fetch(str(outcome.model_version)))
     row = after.vocabulary.index_of["item-60"]
     vectors = before.weights["item_vectors"][row], after.weights["item_vectors"][row]
-    assert not np.array_equal(vectors[0].numpy(), vectors[1].numpy())
+    assert np.array_equal(vectors[0].numpy(), vectors[1].numpy()) is not learned
 
 
 def test_no_more_unclicked_items_join_than_are_wanted(shop: Shop) -> None:
