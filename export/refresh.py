@@ -49,10 +49,6 @@ from stream_app.settings import Settings
 PARITY_BATCHES: Final = (1, 64)
 """Batches that torch and ONNX Runtime are compared in; the full training tried more, with the same graphs."""
 
-SETTLED_CLICKS: Final = 20
-"""A described item that is new since the full training stays where its description put it until it was clicked so
-often: the first few clicks say less of it, and in what was learned so far it was nobody's next click."""
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Model:
@@ -214,21 +210,19 @@ class Refresher:
         window = sessions_of_clicks(clicks, seen, limits=settings.session)
         vocabulary = with_new_items(known, window, seen, settings.retrain)
         described = self._described()
-        support = window.support(len(seen))
+        support, settled = window.support(len(seen)), settings.refresh.settled_clicks
         index_of = seen.index_of
         is_new = np.ones(len(known), dtype=bool)
         is_new[: len(base.popularity)] = base.popularity == 0
         placed_before = [
             known.ids[row]
-            for row in np.flatnonzero(is_new & (support[: len(known)] < SETTLED_CLICKS))
+            for row in np.flatnonzero(is_new & (support[: len(known)] < settled))
             if known.ids[row] in described
         ]
         room = settings.retrain.items_max - len(vocabulary)
         cold = choose_cold_items(described, vocabulary, room, settings.retrain, placed_before)
         new = [item for item in vocabulary.ids[len(known) :] if item in described]
-        unsettled = placed_before + [
-            item for item in new if support[index_of[item]] < SETTLED_CLICKS
-        ]
+        unsettled = placed_before + [item for item in new if support[index_of[item]] < settled]
         checkpoint, item2vec = start.checkpoint, start.item2vec
         if new or cold:
             learned_from = start.popularity.astype(np.float64) * max(start.training.clicks, 1)

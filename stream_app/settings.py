@@ -291,6 +291,9 @@ class RefreshSettings(Group):
     """Judge on no more than so many next clicks."""
     targets_min: int = Field(default=50, ge=30)
     """Wait until so many next clicks are there to judge on."""
+    settled_clicks: int = Field(default=30, ge=1)
+    """A described item that is new since the full training stays where its description put it until it was clicked
+    so often (within refresh.window_hours): the first few clicks say less of it."""
     deltas_kept: int = Field(default=288, ge=1)
     """Refreshed models beyond the registry's so many newest models are deleted; a day's worth at one every five
     minutes.  What they answered can be computed anew as long."""
