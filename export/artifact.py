@@ -55,11 +55,13 @@ def bundle_content(
     metrics: Mapping[str, Any],
     sessions: SessionTable | None,
     approximate_scoring: bool = False,
+    placed: Collection[str] = (),
 ) -> BundleContent:
     """Export the checkpoint's network; the weights and the optimiser's state go along for the next training.
 
     sessions: whose states the scoring graph is measured on; None: clicks drawn by popularity.
     approximate_scoring: see `export.scoring.choose_scoring`.
+    placed: items whose rows their descriptions told.
     """
     model = checkpoint.model()
     network = network_weights(model)
@@ -91,6 +93,7 @@ def bundle_content(
         metrics=metrics,
         software=software_versions(),
         scoring=scoring,
+        placed=np.array([item in placed for item in checkpoint.vocabulary.ids], dtype=bool),
     )
 
 

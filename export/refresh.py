@@ -280,6 +280,7 @@ class Refresher:
             metrics=as_metrics(tuned.quality),
             sessions=window,
             approximate_scoring=self._settings.retrain.approximate_scoring,
+            placed=frozenset(checkpoint.vocabulary.ids[row] for row in lesson.unsettled),
         )
         content = replace(content, second_stage=start.second_stage, ranker=start.ranker)
         directory = self._directory / content.model_version

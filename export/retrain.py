@@ -373,6 +373,7 @@ def _content(
         metrics={},
         sessions=past,
         approximate_scoring=settings.approximate_scoring,
+        placed=frozenset(placed.items),
     )
     return content, checkpoint
 

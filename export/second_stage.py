@@ -88,6 +88,8 @@ class GatheringScorer:
         self._scorer = scorer
         self.stage = stage
         self.directions = unit_vectors(item2vec)
+        self.placed = np.zeros(len(item2vec), dtype=bool)
+        """None: what is gathered is what the ranker is asked about, not where its answers go."""
 
     @property
     def ranker(self) -> "GatheringScorer":

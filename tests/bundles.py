@@ -76,7 +76,7 @@ def bundle_content(
     weights: GRU4RecWeights | None = None,
     ranked: bool = False,
 ) -> BundleContent:
-    """ranked: with a second stage, over statistics as they are counted by default.  ids: the vocabulary, `item-0` ... if not given; version: made up from the seed if not given."""
+    """ranked: with a second stage, over statistics as they are counted by default, and every seventh item new.  ids: the vocabulary, `item-0` ... if not given; version: made up from the seed if not given."""
     vocabulary = ItemVocabulary(ids if ids is not None else [f"item-{i}" for i in range(n_items)])
     network = weights or random_weights(len(vocabulary), units, seed)
     rng = np.random.default_rng(seed)
@@ -103,6 +103,7 @@ def bundle_content(
         scoring=scoring,
         second_stage=SecondStage(features=feature_names(StatisticsRecipe())) if ranked else None,
         ranker=ranker_graph(random_ranker(seed)).SerializeToString() if ranked else None,
+        placed=np.arange(len(vocabulary)) % 7 == 3 if ranked else None,
     )
 
 

@@ -26,6 +26,8 @@ class OnnxRanker:
         self.stage = stage
         self.directions = unit_vectors(bundle.item2vec)
         """The items' item2vec vectors at length 1 (0: it has none), float32 [n_items, dim]."""
+        self.placed = bundle.placed
+        """Items whose place in the model their descriptions told, bool [n_items]."""
         self._session = onnx_session(bundle.directory, graph)
         self._multiple = 1
 

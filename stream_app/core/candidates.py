@@ -95,6 +95,10 @@ class CandidateSource:
             column, place = column + width, place + len(part.codes)
         return Candidates(codes, starts, features)
 
+    def codes_of(self, indexes: Ints) -> Ints:
+        """Codes of the model's items."""
+        return self._codes.of_indexes(indexes)
+
     def ids(self, codes: Ints) -> list[ItemId]:
         """What the items are called."""
         return self._codes.ids(codes)

@@ -50,6 +50,11 @@ class Ranker(Protocol):
         """The items' item2vec vectors at length 1 (0: it has none), [n_items, dim]."""
         ...
 
+    @property
+    def placed(self) -> NDArray[np.bool_]:
+        """Items too new for clicks to have told their place in the model, [n_items]."""
+        ...
+
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n] for `features` [n, n_features]."""
         ...

@@ -52,7 +52,34 @@ class SecondStages:
     def lists(self, asked: Sequence[Asked], k: int) -> "RankedLists":
         """The best `k` for each session, all scored in one call."""
         candidates = self.source.candidates(asked)
-        return RankedLists(self.source, candidates, self.ranker.scores(candidates.features), k)
+        scores = self.ranker.scores(candidates.features)
+        return RankedLists(
+            self.source, candidates, self._with_new_items(asked, candidates, scores), k
+        )
+
+    def _with_new_items(
+        self, asked: Sequence[Asked], candidates: Candidates, scores: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Scores in which new items stand no lower than the model has them.
+
+        Nothing in the statistics speaks for an item that is new, and the ranker takes that for a sign
+        against it: it has learned from items that are not.  So the model's item at place r gets the score of
+        the ranker's r-th best, unless its own is higher.
+        """
+        placed = self.ranker.placed
+        if not placed.any():
+            return scores
+        scores = scores.copy()
+        for at, each in enumerate(asked):
+            places = np.flatnonzero(placed[each.model_items])
+            if not len(places):
+                continue
+            rows = slice(*candidates.starts[at : at + 2].tolist())
+            codes = self.source.codes_of(each.model_items[places])
+            new = np.searchsorted(candidates.codes[rows], codes)
+            ranked = -np.sort(-scores[rows])
+            scores[rows][new] = np.maximum(scores[rows][new], ranked[places])
+        return scores
 
 
 class RankedLists:

@@ -44,6 +44,7 @@ REQUIRED_FILES: Final = (STEP_FILE, SCORE_FILE, VOCABULARY_FILE, ITEMS_FILE, WEI
 READ_FILES: Final = frozenset((*REQUIRED_FILES, RANKER_FILE))
 ITEM2VEC: Final = "item2vec"
 POPULARITY: Final = "popularity"
+PLACED: Final = "placed"
 
 OPSETS: Final = range(13, 25)
 """Operator sets we know the operators of."""
@@ -80,6 +81,8 @@ class Bundle:
     """[n_items, dim]."""
     popularity: NDArray[np.float32]
     """[n_items]: share of the clicks of the training window."""
+    placed: NDArray[np.bool_]
+    """[n_items]: where its description, not its clicks, told an item's place in the model."""
     ranker: bytes | None = None
     """`ranker.onnx` as it was verified; there whenever `manifest.second_stage` is."""
 
@@ -118,6 +121,8 @@ class BundleContent:
     metrics: Mapping[str, Any]
     software: Mapping[str, str]
     scoring: Scoring = EXACT
+    placed: NDArray[np.bool_] | None = None
+    """None: no item is."""
     second_stage: SecondStage | None = None
     ranker: bytes | None = None
     """Both or neither."""
@@ -213,6 +218,7 @@ def open_bundle(directory: Path) -> Bundle:
         score=data[SCORE_FILE],
         item2vec=item2vec,
         popularity=popularity,
+        placed=_placed(directory, items, n_items=manifest.n_items),
         ranker=data.get(RANKER_FILE) if manifest.second_stage is not None else None,
     )
 
@@ -280,10 +286,12 @@ def fsync_directory(directory: Path) -> None:
 
 
 def _write_files(directory: Path, content: BundleContent) -> ModelManifest:
-    tables = {
+    tables: dict[str, NDArray[Any]] = {
         ITEM2VEC: np.ascontiguousarray(content.item2vec, dtype=np.float32),
         POPULARITY: np.ascontiguousarray(content.popularity, dtype=np.float32),
     }
+    if content.placed is not None and content.placed.any():
+        tables[PLACED] = content.placed.astype(np.uint8)
     weights = {name: np.ascontiguousarray(array) for name, array in content.weights.items()}
     data = {
         STEP_FILE: content.step,
@@ -364,6 +372,20 @@ def _table(
             directory, f"{name} of {ITEMS_FILE} is {found}, not float32 {shape} of {n_items} items"
         )
     return table
+
+
+def _placed(directory: Path, tensors: Tensors, *, n_items: int) -> NDArray[np.bool_]:
+    """Not in a bundle without such items, nor in one of an earlier version."""
+    table = tensors.get(PLACED)
+    if table is None:
+        return np.zeros(n_items, dtype=bool)
+    if table.dtype != np.uint8 or table.shape != (n_items,):
+        raise _refused(
+            directory,
+            f"{PLACED} of {ITEMS_FILE} is {table.dtype} {list(table.shape)}, not uint8 [n_items] of "
+            f"{n_items} items",
+        )
+    return table.astype(bool)
 
 
 Signature = dict[str, tuple[int, tuple[int | None, ...]]]

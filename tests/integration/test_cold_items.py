@@ -66,6 +66,7 @@ def test_a_full_training_places_unclicked_items_and_a_refresh_newer_ones(
     row = bundle.vocabulary.index_of[f"item-{COLD}"]
     assert bundle.popularity[row] == 0
     assert bundle.item2vec[row].any()
+    assert np.flatnonzero(bundle.placed).tolist() == [row]
     OnnxScorer.load(directory)
 
     shop.describe(100)
@@ -82,6 +83,11 @@ def test_a_full_training_places_unclicked_items_and_a_refresh_newer_ones(
         assert again.refreshed is not None, again.reason
         assert (again.refreshed.unclicked_items, again.refreshed.new_items) == (2, 0)
     directory = shop.registry.fetch(str(again.model_version))
+    newest = open_bundle(directory)
+    assert {newest.vocabulary.ids[i] for i in np.flatnonzero(newest.placed)} == {
+        "item-78",
+        "item-100",
+    }
     near, far = (sum(rank_after(directory, i, 100) for i in some) for some in (NEAR_100, FAR_100))
     assert near < far
     after = checkpoint_of(directory)

@@ -12,6 +12,8 @@ from stream_app.adapters.memory_sessions import MemorySessions
 from stream_app.core.candidates import feature_names
 from stream_app.core.manifest import SecondStage
 from stream_app.core.pipeline import BatchOutcome, ServingRules, recommend_batch
+from stream_app.core.second_stage import SecondStages
+from stream_app.core.sources.source import Asked
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.statistics_table import NOTHING_KNOWN, LocalStatistics
 from stream_app.core.statistics_view import StatisticsView
@@ -29,6 +31,7 @@ class OneFeature:
         self.stage = SecondStage(features=names, model_items=3)
         n = len(scorer.vocabulary)
         self.directions = np.zeros((n, 2), dtype=np.float32)
+        self.placed = np.zeros(n, dtype=bool)
         self._column = NAMES.index(feature)
         self.rows = 0
 
@@ -96,6 +99,38 @@ def test_it_steps_aside_where_a_source_is_missing(case: str) -> None:
     assert lists_of(outcome) == lists_of(answered(plain, view))
     assert outcome.ranked is None
     assert model.ranker.rows == 0
+
+
+def ranked(model: FakeScorer, *model_items: list[str]) -> list[list[str]]:
+    """Answers to a click on `a`, given the model's best items, best first."""
+    index_of = model.vocabulary.index_of
+    asked = [
+        Asked(
+            recent=["a"],
+            clicks=1,
+            model_items=np.array([index_of[item] for item in items]),
+            model_scores=np.arange(len(items), 0, -1, dtype=np.float32),
+        )
+        for items in model_items
+    ]
+    stages = SecondStages(model.ranker, model.vocabulary, statistics())
+    lists = stages.lists(asked, 6)
+    answers = [lists.answer(row, None, 6) for row in range(len(asked))]
+    return [[item.item_id for item in answer[0]] for answer in answers if answer is not None]
+
+
+def test_a_new_item_stands_no_lower_than_the_model_has_it() -> None:
+    model, mine, others = scorer(), ["p", "q", "r"], ["r", "b", "c"]
+    usual = ranked(model, mine, others)
+    assert usual[0][:2] == ["b", "c"], "nothing is known to lead to the model's items"
+    model.ranker.placed[model.vocabulary.index_of["q"]] = True
+    first, second = ranked(model, mine, others)
+    # Its place is the second; of equal scores ids decide.
+    assert first.index("q") in (1, 2)
+    assert [item for item in first if item != "q"] == [item for item in usual[0] if item != "q"]
+    assert second == usual[1], "who has no new item among his best is answered as before"
+    model.ranker.placed[model.vocabulary.index_of["b"]] = True
+    assert ranked(model, mine, others)[1][0] == "b", "the ranker's own opinion may be higher"
 
 
 def test_an_answer_does_not_depend_on_its_batch() -> None:

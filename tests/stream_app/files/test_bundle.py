@@ -75,6 +75,14 @@ def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert all(np.array_equal(weights[name], content.weights[name]) for name in weights)
 
 
+def test_which_items_are_new_comes_back(tmp_path: Path) -> None:
+    plain = write_bundle(tmp_path / "plain", bundle_content(30))
+    assert plain.second_stage is None
+    assert not open_bundle(tmp_path / "plain").placed.any()
+    write_bundle(tmp_path / "new", bundle_content(30, ranked=True))
+    assert np.flatnonzero(open_bundle(tmp_path / "new").placed).tolist() == [3, 10, 17, 24]
+
+
 def test_the_manifest_names_every_other_file(tmp_path: Path) -> None:
     directory = make_bundle(tmp_path)
     listed = ModelManifest.from_json((directory / "manifest.json").read_bytes()).files
@@ -249,6 +257,8 @@ def test_a_nan_among_the_weights_for_training_is_refused(tmp_path: Path) -> None
         ({"item2vec": np.ones((50, 8), np.float64)}, "float64"),
         ({"popularity": np.ones((50, 1), np.float32)}, "popularity"),
         ({"popularity": np.full(50, np.nan, np.float32)}, "popularity .* NaN"),
+        ({"placed": np.ones(49, np.uint8)}, r"placed .* uint8 \[49\]"),
+        ({"placed": np.ones(50, np.float32)}, "placed .* float32"),
     ],
 )
 def test_item_tables_of_a_wrong_shape_are_refused(
