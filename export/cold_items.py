@@ -12,7 +12,8 @@ from torch import Tensor
 
 from export.content_map import ContentMap
 from models.checkpoint import Checkpoint
-from stream_app.adapters.item_topic import DescribedItem
+from stream_app.adapters.item_topic import DescribedItem, ItemCatalogue
+from stream_app.core.errors import ConfigurationError
 from stream_app.core.records import ItemId
 from stream_app.settings import RetrainSettings
 
@@ -39,6 +40,23 @@ class Placed:
     item2vec: NDArray[np.float32]
     items: tuple[ItemId, ...]
     """Those that were placed."""
+
+
+def read_descriptions(
+    catalogue: ItemCatalogue, settings: RetrainSettings, say: Callable[[str], None]
+) -> Described:
+    """What is said of the items now; nothing where no unclicked one is wanted, or the topic is missing.
+
+    Without descriptions a training is what it was before there were any, so it goes on.  Raises
+    `ServiceAwayError`.
+    """
+    if not settings.cold_items_max:
+        return {}
+    try:
+        return catalogue.look()
+    except ConfigurationError as error:
+        say(f"items nobody has clicked stay out: {error}")
+        return {}
 
 
 def choose_cold_items(

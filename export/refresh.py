@@ -25,7 +25,7 @@ from export.artifact import (
     new_model_version,
     popularity_of,
 )
-from export.cold_items import Described, choose_cold_items, place_items
+from export.cold_items import choose_cold_items, place_items, read_descriptions
 from export.contenders import BASE, LIVE, as_metrics
 from export.fine_tuning import FineTuned, Rival, fine_tune
 from export.parity import check_parity
@@ -209,7 +209,7 @@ class Refresher:
         seen = vocabulary_of_clicks(clicks, known)
         window = sessions_of_clicks(clicks, seen, limits=settings.session)
         vocabulary = with_new_items(known, window, seen, settings.retrain)
-        described = self._described()
+        described = read_descriptions(self._catalogue, settings.retrain, self._say)
         support, settled = window.support(len(seen)), settings.refresh.settled_clicks
         index_of = seen.index_of
         is_new = np.ones(len(known), dtype=bool)
@@ -252,9 +252,6 @@ class Refresher:
             unsettled=np.array([places[item] for item in unsettled], dtype=np.int64),
             n_unclicked=n_unclicked,
         )
-
-    def _described(self) -> Described:
-        return self._catalogue.look() if self._settings.retrain.cold_items_max else {}
 
     def _export(
         self, tuned: FineTuned, start: _Model, lesson: _Lesson

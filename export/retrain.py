@@ -22,7 +22,7 @@ from export.artifact import (
     popularity_of,
     training_facts,
 )
-from export.cold_items import Described, choose_cold_items, place_items
+from export.cold_items import Described, choose_cold_items, place_items, read_descriptions
 from export.contenders import (
     CANDIDATE,
     LIVE,
@@ -100,7 +100,8 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             not_before_ms=0 if live is None else live.line_known_until_ms + 1,
         )
         live = None if live is None else live.as_of(division.cut_ms, run.registry)
-        described = _described(run.settings)
+        with closing(ItemCatalogue(run.settings.kafka, run.settings.topics.items)) as catalogue:
+            described = read_descriptions(catalogue, settings, run.say)
     sessions = int((window.sessions.lengths >= 2).sum())
     run.instruments.training_sessions.set(sessions)
     missing = _what_is_missing(sessions, division, settings)
@@ -319,14 +320,6 @@ def _what_is_missing(sessions: int, division: Division, settings: RetrainSetting
 def _origin(plan: Plan, live: LiveModel | None) -> str | None:
     """Version whose weights the candidate began with; None: from scratch."""
     return live.version if live is not None and plan.start is not None else None
-
-
-def _described(settings: Settings) -> Described:
-    """What the shop says of its items; nothing where no unclicked one is wanted."""
-    if not settings.retrain.cold_items_max:
-        return {}
-    with closing(ItemCatalogue(settings.kafka, settings.topics.items)) as catalogue:
-        return catalogue.look()
 
 
 def _content(

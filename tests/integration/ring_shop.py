@@ -54,6 +54,7 @@ class Shop:
         self._rng = np.random.default_rng(3)
         self._writer = ClickLogWriter(self.settings.click_log)
         self._offset = self._sessions = 0
+        self.said: list[str] = []
 
     def clicks(self, n_sessions: int, n_items: int = 60) -> None:
         rows = []
@@ -97,7 +98,7 @@ class Shop:
         return retrain_once(
             self.settings.model_copy(update={"retrain": retrain}),
             instruments=RetrainInstruments(CollectorRegistry()),
-            say=lambda _: None,
+            say=self.said.append,
             from_scratch=from_scratch,
         )
 
@@ -111,5 +112,5 @@ class Shop:
         return Refresher(
             self.settings.model_copy(update={"refresh": refresh}),
             instruments=RefreshInstruments(CollectorRegistry()),
-            say=lambda _: None,
+            say=self.said.append,
         )

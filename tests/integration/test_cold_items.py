@@ -117,6 +117,18 @@ def test_an_item_is_learned_from_its_clicks_once_there_are_enough(
     assert np.array_equal(vectors[0].numpy(), vectors[1].numpy()) is not learned
 
 
+def test_without_the_topic_a_training_goes_on_and_says_so(shop: Shop) -> None:
+    topics = shop.settings.topics.model_copy(update={"items": "test-never-made"})
+    shop.settings = shop.settings.model_copy(update={"topics": topics})
+    shop.clicks(500)
+    assert shop.retrain().result == "published"
+    with closing(shop.refresher()) as refresher:
+        shop.clicks(250)
+        outcome = refresher.run()
+    assert outcome.refreshed is not None, outcome.reason
+    assert sum("test-never-made is missing" in line for line in shop.said) == 2
+
+
 def test_no_more_unclicked_items_join_than_are_wanted(shop: Shop) -> None:
     shop.describe(*range(80))
     shop.clicks(500)

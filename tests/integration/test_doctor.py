@@ -39,7 +39,7 @@ def test_a_sound_system_has_no_problem_and_nothing_is_left_behind(settings, tmp_
 def test_missing_topics_are_named_with_the_command(settings, kafka, make_topics):
     settings = settings.model_copy(update={"topics": make_topics.name()})
     found = [f for f in examine(settings) if f.level is Level.PROBLEM]
-    assert len(found) == 6
+    assert len(found) == 7
     assert all("run `nextclick topics create`" in f.message for f in found)
     assert exit_status(found) == 2
 

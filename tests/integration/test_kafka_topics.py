@@ -25,6 +25,7 @@ def test_missing_topics_are_created_and_then_fit(kafka, make_topics):
         names.sessions: 3,
         names.releases: 1,
         names.statistics: 1,
+        names.items: 1,
     }
     assert facts[names.sessions].is_compacted
     assert not facts[names.clicks].is_compacted
@@ -33,7 +34,7 @@ def test_missing_topics_are_created_and_then_fit(kafka, make_topics):
 
 def test_creating_twice_creates_nothing_the_second_time(kafka, make_topics):
     names = make_topics.name(partitions=1)
-    assert len(kafka_topics.create_topics(kafka.settings, names)) == 6
+    assert len(kafka_topics.create_topics(kafka.settings, names)) == 7
     assert kafka_topics.create_topics(kafka.settings, names) == []
 
 
