@@ -16,6 +16,8 @@ from stream_app.core.ranking import round_significant
 from stream_app.core.records import ScoredItem
 from stream_app.core.statistics_recipe import StatisticsRecipe
 
+_LOG_SHARE_MAX: Final = 1000.0
+"""A forged record may claim more clicks than a float can count."""
 _ROW_HEAD: Final = struct.Struct("<I16xq")
 """At offset 16 of a record: version the row was written in, time it is as of."""
 
@@ -108,7 +110,8 @@ class StatisticsView:
         if made is None:
             numbers = self._popular[:k]
             keys = self._snapshot.keys_of(0, numbers)
-            scores = round_significant(np.exp2(keys - self._total_keys[0])).tolist()
+            shares = np.exp2(np.minimum(keys - self._total_keys[0], _LOG_SHARE_MAX))
+            scores = round_significant(shares).tolist()
             ids = self._snapshot.ids(numbers.tolist())
             made = list(map(ScoredItem, ids, scores, range(1, len(ids) + 1)))
             self._lists[k] = made
