@@ -126,7 +126,7 @@ def without_items(start: Checkpoint, gone: Collection[str]) -> Checkpoint:
         return start
     ids = start.vocabulary.ids
     rows = [row for row, item in enumerate(ids) if item not in gone]
-    tables = start.model().item_tables
+    tables = start.item_tables
 
     def pruned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {

@@ -17,6 +17,8 @@ from stream_app.core.errors import ConfigurationError
 from stream_app.core.records import ItemId
 from stream_app.settings import RetrainSettings
 
+TAUGHT_MAX: Final = 20_000
+"""Attributes are learned from so many items, the most clicked."""
 LEARNED_MIN: Final = 50
 """Fewer items with clicks and attributes are no sample of what attributes say."""
 
@@ -98,10 +100,12 @@ def place_items(
     places = tuple(dict.fromkeys(item for item in items if item in described))
     ids = checkpoint.vocabulary.ids
     taught = [row for row in np.flatnonzero(clicks > 0).tolist() if ids[row] in described]
+    # A regression of so few numbers learns nothing from more.
+    taught = sorted(sorted(taught, key=lambda row: -clicks[row])[:TAUGHT_MAX])
     nothing = Placed(checkpoint, item2vec, ())
     if not places or len(taught) < LEARNED_MIN:
         return nothing
-    tables = {name: checkpoint.weights[name].numpy() for name in _tables_of(checkpoint)}
+    tables = {name: checkpoint.weights[name].numpy() for name in sorted(checkpoint.item_tables)}
     parts = {**tables, _ITEM2VEC: item2vec}
     learned = {name: part.reshape(len(part), -1)[taught] for name, part in parts.items()}
     # Of one size, so that none decides alone how strong the regularisation is.
@@ -144,18 +148,11 @@ def place_items(
             checkpoint,
             vocabulary=vocabulary,
             weights={**checkpoint.weights, **weights},
-            optimiser=_with_steady_rows(
-                checkpoint, tables.keys(), rows, torch.tensor(taught), len(vocabulary)
-            ),
+            optimiser=_with_steady_rows(checkpoint, rows, taught, len(vocabulary)),
         ),
         with_rows(item2vec, vectors[_ITEM2VEC]),
         places,
     )
-
-
-def _tables_of(checkpoint: Checkpoint) -> list[str]:
-    """Names of the weights with a row per item."""
-    return sorted(checkpoint.model().item_tables & checkpoint.weights.keys())
 
 
 def _of_length(vectors: NDArray[np.float32], like: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -167,11 +164,7 @@ def _of_length(vectors: NDArray[np.float32], like: NDArray[np.float32]) -> NDArr
 
 
 def _with_steady_rows(
-    checkpoint: Checkpoint,
-    tables: Collection[str],
-    rows: NDArray[np.int64],
-    taught: Tensor,
-    n_items: int,
+    checkpoint: Checkpoint, rows: NDArray[np.int64], taught: list[int], n_items: int
 ) -> dict[str, Tensor]:
     """The optimiser's state, in which placed rows move as slowly as those of much clicked items.
 
@@ -181,7 +174,7 @@ def _with_steady_rows(
     state = dict(checkpoint.optimiser)
     for name, tensor in state.items():
         kind, _, table = name.rpartition(".")
-        if table not in tables:
+        if table not in checkpoint.item_tables:
             continue
         grown = torch.zeros((n_items, *tensor.shape[1:]), dtype=tensor.dtype)
         grown[: len(tensor)] = tensor

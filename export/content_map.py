@@ -20,8 +20,6 @@ FEATURES_MAX: Final = 2_048
 """The most frequent features of the catalogue; the equations grow with their square, their solution with the cube."""
 FEATURE_ITEMS_MIN: Final = 2
 """What one item alone has says nothing of others."""
-ITEMS_MAX: Final = 20_000
-"""Learned from so many items, the most clicked: a regression of so few numbers learns nothing from more."""
 SURE_CLICKS: Final = 5.0
 """An item clicked so often counts half of one clicked without end: before, its own vector is half chance."""
 STRENGTHS: Final = (1.0, 5.0, 30.0)
@@ -66,9 +64,6 @@ class ContentMap:
         self, items: Sequence[ItemAttributes], vectors: NDArray[np.float32], clicks: Floats
     ) -> None:
         """vectors: float32 [items, dim]; clicks: float64 [items], how often each was learned from, above 0."""
-        if len(items) > ITEMS_MAX:
-            chosen = np.sort(np.argsort(-clicks, kind="stable")[:ITEMS_MAX])
-            items, vectors, clicks = [items[i] for i in chosen], vectors[chosen], clicks[chosen]
         has = [features_of(item) for item in items]
         counts = Counter(feature for one in has for feature in one)
         telling = (feature for feature, n in counts.items() if n >= FEATURE_ITEMS_MIN)

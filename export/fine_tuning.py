@@ -156,7 +156,7 @@ def _few_rows_moved(checkpoint: Checkpoint, base: Checkpoint, least: float) -> C
     """
     n = len(base.vocabulary)
     still = torch.ones(n, dtype=torch.bool)
-    for name in _tables_of(checkpoint):
+    for name in checkpoint.item_tables:
         before, after = base.weights[name], checkpoint.weights[name][:n]
         if before.ndim == 2:  # a bias goes with its item's vector
             still &= (after - before).norm(dim=1) < least * before.norm(dim=1)
@@ -167,7 +167,7 @@ def _with_rows_of(other: Checkpoint, checkpoint: Checkpoint, rows: NDArray[np.in
     """The checkpoint with some items as `other` has them, the optimiser's state included."""
     if not len(rows):
         return checkpoint
-    tables, chosen = _tables_of(checkpoint), torch.from_numpy(rows)
+    tables, chosen = checkpoint.item_tables, torch.from_numpy(rows)
 
     def put_back(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         result = dict(ours)
@@ -182,11 +182,6 @@ def _with_rows_of(other: Checkpoint, checkpoint: Checkpoint, rows: NDArray[np.in
         weights=put_back(checkpoint.weights, other.weights),
         optimiser=put_back(checkpoint.optimiser, other.optimiser),
     )
-
-
-def _tables_of(checkpoint: Checkpoint) -> frozenset[str]:
-    """Names of the weights with a row per item."""
-    return checkpoint.model().item_tables & checkpoint.weights.keys()
 
 
 def _with_some_of(

@@ -85,6 +85,11 @@ class Checkpoint:
     optimiser: dict[str, Tensor] = field(default_factory=dict)
     record: TrainingRecord = field(default_factory=TrainingRecord)
 
+    @property
+    def item_tables(self) -> frozenset[str]:
+        """Names of the weights with a row per item."""
+        return network(self.config, 1).item_tables & self.weights.keys()
+
     def model(self) -> SessionModel:
         """The network with these weights (copied), in evaluation mode, without gradients.
 
