@@ -74,7 +74,7 @@ def choose_cold_items(
     `room` more: each costs as much at every answer as one that is clicked.
     """
     wanted = max(min(settings.cold_items_max - len(placed), room), 0)
-    newest = sorted(described, key=lambda item: -described[item].told_ms) if wanted else []
+    newest = reversed(list(described))  # the catalogue keeps the most recently described last
     return list(islice((item for item in newest if item not in known), wanted))
 
 

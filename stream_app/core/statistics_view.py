@@ -17,7 +17,7 @@ from stream_app.core.records import ScoredItem
 from stream_app.core.statistics_recipe import StatisticsRecipe
 
 _LOG_SHARE_MAX: Final = 1000.0
-"""A forged record may claim more clicks than a float can count."""
+"""A forged record may claim more clicks of an item than a float can tell as a share."""
 _ROW_HEAD: Final = struct.Struct("<I16xq")
 """At offset 16 of a record: version the row was written in, time it is as of."""
 
@@ -110,8 +110,7 @@ class StatisticsView:
         if made is None:
             numbers = self._popular[:k]
             keys = self._snapshot.keys_of(0, numbers)
-            shares = np.exp2(np.minimum(keys - self._total_keys[0], _LOG_SHARE_MAX))
-            scores = round_significant(shares).tolist()
+            scores = round_significant(_shares(keys - self._total_keys[0])).tolist()
             ids = self._snapshot.ids(numbers.tolist())
             made = list(map(ScoredItem, ids, scores, range(1, len(ids) + 1)))
             self._lists[k] = made
@@ -131,8 +130,7 @@ class StatisticsView:
     def follow_up_shares(self, numbers: Ints) -> Floats:
         """P(j): share of all decayed follow-up clicks, [n]."""
         keys = self._snapshot.keys_of(-1, numbers)
-        shares: Floats = np.exp2(keys - self._follow_up_key)
-        return shares
+        return _shares(keys - self._follow_up_key)
 
     def log_popularities(self, numbers: Ints) -> Floats:
         """Natural logarithm of the share of all decayed clicks at each half-life (the plain one first), then
@@ -266,6 +264,11 @@ _NO_ROW: Final = Row(np.zeros(0, dtype=np.int64), np.zeros(0), 0.0, np.zeros((0,
 @cache
 def _floats(n: int) -> struct.Struct:
     return struct.Struct(f"<{n}f")
+
+
+def _shares(log2: Floats) -> Floats:
+    shares: Floats = np.exp2(np.minimum(log2, _LOG_SHARE_MAX))
+    return shares
 
 
 def _key(total: float, time_ms: int, half_life_ms: float) -> float:
