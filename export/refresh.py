@@ -39,6 +39,7 @@ from stream_app.adapters.releases import ReleasePointer
 from stream_app.adapters.retrain_instruments import RefreshInstruments
 from stream_app.core.errors import ConfigurationError
 from stream_app.core.manifest import SecondStage
+from stream_app.core.session_neighbours import PastSessions
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.sessions import SessionTable, sessions_of_clicks, vocabulary_of_clicks
 from stream_app.files.bundle import BundleContent, open_bundle, write_bundle
@@ -62,6 +63,8 @@ class _Model:
     popularity: NDArray[np.float32]
     second_stage: SecondStage | None
     ranker: bytes | None
+    past: PastSessions | None
+    """What the second stage looks for neighbours in; as old as the full training."""
     training: TrainingFacts
 
     @property
@@ -279,7 +282,12 @@ class Refresher:
             approximate_scoring=self._settings.retrain.approximate_scoring,
             placed=frozenset(checkpoint.vocabulary.ids[row] for row in lesson.unsettled),
         )
-        content = replace(content, second_stage=start.second_stage, ranker=start.ranker)
+        content = replace(
+            content,
+            second_stage=start.second_stage,
+            ranker=start.ranker,
+            past=start.past,
+        )
         directory = self._directory / content.model_version
         write_bundle(directory, content)
         # As the workers will; and what they compute is what was judged.
@@ -325,6 +333,7 @@ def _read_model(registry: Registry, version: str) -> _Model:
         popularity=bundle.popularity,
         second_stage=manifest.second_stage,
         ranker=bundle.ranker,
+        past=bundle.past,
         training=training,
     )
 
@@ -338,6 +347,7 @@ def _refreshed(content: BundleContent, checkpoint: Checkpoint, base: str) -> _Mo
         popularity=content.popularity,
         second_stage=content.second_stage,
         ranker=content.ranker,
+        past=content.past,
         training=msgspec.convert(content.training, TrainingFacts),
     )
 

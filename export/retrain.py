@@ -51,6 +51,7 @@ from stream_app.adapters.retrain_instruments import RetrainInstruments
 from stream_app.core.metrics import RankingQuality
 from stream_app.core.statistics import MINUTE_MS
 from stream_app.evaluation.bundle_quality import evaluate_bundle
+from stream_app.evaluation.session_knn import past_sessions
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.files.bundle import BundleContent, remove_leftovers, write_bundle
 from stream_app.files.registry import Registry
@@ -139,7 +140,7 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             half_life_ms=run.settings.statistics.half_life_minutes * MINUTE_MS,
         )
         quality = rank_contenders(trial, candidate, live.scorer if live else None)
-    second = _second_stage(run, window, candidate, content, division)
+    second = _second_stage(run, window, candidate, content, division, past)
     verdict = _judge(
         quality, training.checkpoint, candidate, live, plan, second, settings.gate_tolerance
     )
@@ -147,9 +148,15 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
         fresh = _refit(run, window, division, plan, training, quality[CANDIDATE], live, described)
         if fresh is not None:
             content, parity = fresh
+            past = in_vocabulary_of(window.sessions, window.vocabulary, content.vocabulary)
     if second is not None and second.report.is_better:
         # Learned on what the judged model had not seen; the refitted one only knows more.
-        content = replace(content, second_stage=second.stage, ranker=second.ranker)
+        content = replace(
+            content,
+            second_stage=second.stage,
+            ranker=second.ranker,
+            past=past_sessions(past, settings.session_clicks_max),
+        )
     return _finish(
         run,
         content,
@@ -166,7 +173,12 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
 
 
 def _second_stage(
-    run: Run, window: Window, candidate: OnnxScorer, content: BundleContent, division: Division
+    run: Run,
+    window: Window,
+    candidate: OnnxScorer,
+    content: BundleContent,
+    division: Division,
+    past: SessionTable,
 ) -> SecondStageOutcome | None:
     """A ranker of the held-out clicks; None where the settings want none, or the clicks are too few."""
     settings = run.settings
@@ -177,6 +189,7 @@ def _second_stage(
             window,
             candidate,
             content.item2vec,
+            past_sessions(past, settings.retrain.session_clicks_max),
             statistics_recipe(settings),
             serving_rules(settings),
             from_ms=division.cut_ms,

@@ -20,27 +20,27 @@ from models.ranker import RankedLists, Ranker, RankerConfig, train_ranker
 from stream_app.adapters.memory_sessions import MemorySessions
 from stream_app.adapters.onnx_ranker import unit_vectors
 from stream_app.core.candidates import feature_names
-from stream_app.core.clicks import encode_click
 from stream_app.core.manifest import SecondStage
 from stream_app.core.metrics import RankingQuality, quality_of_ranks
 from stream_app.core.pipeline import ServingRules, recommend_batch
 from stream_app.core.ports import Scorer, StateRows
-from stream_app.core.records import Click, ItemId
 from stream_app.core.second_stage import Gathered
-from stream_app.core.statistics import SessionClick
+from stream_app.core.session_neighbours import PastSessions, SessionNeighbours
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.statistics_table import LocalStatistics
 from stream_app.core.vocabulary import ItemVocabulary
-from stream_app.evaluation.stream_statistics import LoggedClick
+from stream_app.evaluation.session_log import SessionLog
+from stream_app.evaluation.sessions import SessionTable
 from stream_app.evaluation.targets import MISS
+from stream_app.evaluation.two_stages import PAST_CLICKS_MAX
 
-PAST_CLICKS_MAX: Final = 1_000_000
-"""Clicks before the first list that the statistics are warmed up with, 20 to 40 us each."""
 LEARNED_SHARE: Final = 0.6
 """Of the lists, the oldest: the ranker learns them first and is judged on the rest."""
 LISTS_MIN: Final = 150
 """Fewer lists than this, to learn or to judge, say nothing."""
 BATCH_CLICKS: Final = 256
+SESSION_ITEMS: Final = 60
+"""Candidates that past sessions vote for."""
 _EXAMPLES_MAX: Final = 40_000
 """Lists learned from at most, the newest: 100 candidates of 30 numbers each are 12 kB."""
 
@@ -84,9 +84,16 @@ class Lists:
 class GatheringScorer:
     """A model with a second stage that is still to be learned: it gathers candidates, in the model's order."""
 
-    def __init__(self, scorer: Scorer, stage: SecondStage, item2vec: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        stage: SecondStage,
+        item2vec: NDArray[np.float32],
+        past: PastSessions,
+    ) -> None:
         self._scorer = scorer
         self.stage = stage
+        self.neighbours = SessionNeighbours(past, len(item2vec), stage.session_knn)
         self.directions = unit_vectors(item2vec)
         self.placed = np.zeros(len(item2vec), dtype=bool)
         """None: what is gathered is what the ranker is asked about, not where its answers go."""
@@ -131,6 +138,7 @@ def make_second_stage(
     window: Window,
     scorer: Scorer,
     item2vec: NDArray[np.float32],
+    past: PastSessions,
     recipe: StatisticsRecipe,
     rules: ServingRules,
     *,
@@ -138,15 +146,18 @@ def make_second_stage(
     version_seconds: float,
     threads: int = 1,
 ) -> SecondStageOutcome | None:
-    """Learn a ranker from the clicks since `from_ms`, which the scorer must not have learned.
+    """Learn a ranker from the clicks since `from_ms`, which neither the scorer nor `past` may know.
 
     None where they are too few.
     """
-    stage = SecondStage(features=feature_names(recipe))
+    stage = SecondStage(
+        features=feature_names(recipe), session_items=SESSION_ITEMS if past.n_sessions else 0
+    )
     lists = gather_lists(
         window,
         scorer,
         item2vec,
+        past,
         stage,
         recipe,
         rules,
@@ -164,6 +175,7 @@ def gather_lists(
     window: Window,
     scorer: Scorer,
     item2vec: NDArray[np.float32],
+    past: PastSessions,
     stage: SecondStage,
     recipe: StatisticsRecipe,
     rules: ServingRules,
@@ -172,12 +184,14 @@ def gather_lists(
     version_seconds: float,
     lists_max: int = _EXAMPLES_MAX,
 ) -> Lists:
-    """Replay the window from `from_ms` on: candidates of every next click of the sessions that start then.
+    """Replay the window from `from_ms` on: candidates of every next click of the sessions that start then; of the
+    newest of them where those are more than about `lists_max`.
 
-    item2vec: float32 [n_items of the scorer, dim].  The statistics know the clicks before, too.
+    item2vec: float32 [n_items of the scorer, dim].  past: sessions of the scorer's items.  The statistics know the clicks before, too.
     """
-    gathering = GatheringScorer(scorer, stage, item2vec)
-    log = _Log(window)
+    gathering = GatheringScorer(scorer, stage, item2vec, past)
+    from_ms = _start_of_newest(window.sessions, from_ms, lists_max)
+    log = SessionLog(window.sessions, window.vocabulary)
     begin = int(np.searchsorted(log.ms, from_ms))
     statistics = LocalStatistics(recipe)
     versions = itertools.count(1)
@@ -208,7 +222,7 @@ def gather_lists(
             for record in records:
                 session = int(log.sessions[record.offset])
                 before = latest.get(session)
-                if before is not None and len(candidates) < lists_max:
+                if before is not None:
                     item_id = log.item_id(record.offset)
                     place = before.ids.index(item_id) if item_id in before.ids else -1
                     candidates.append(before)
@@ -300,30 +314,12 @@ def _rank(ranker: Ranker, lists: Lists, row: int) -> int:
     return int((scores >= scores[wanted]).sum())
 
 
-class _Log:
-    """A window's clicks by time, each session under a name of its own."""
-
-    def __init__(self, window: Window) -> None:
-        table = window.sessions
-        number = np.repeat(np.arange(table.n_sessions), table.lengths)
-        order = np.argsort(table.click_ms, kind="stable")
-        self.ms, self.sessions = table.click_ms[order], number[order]
-        self.starts_ms = table.start_ms
-        self._items, self._ids = table.item_indexes[order], window.vocabulary.ids
-
-    def item_id(self, at: int) -> ItemId:
-        return ItemId(self._ids[self._items[at]])
-
-    def counted(self, first: int, last: int) -> Iterator[SessionClick]:
-        for at in range(first, last):
-            yield SessionClick(
-                0, at, f"s{self.sessions[at]}", self.item_id(at), int(self.ms[at]), True
-            )
-
-    def record(self, at: int) -> LoggedClick:
-        ms, session_id, item_id = int(self.ms[at]), f"s{self.sessions[at]}", self.item_id(at)
-        click = Click(session_id=session_id, item_id=item_id, event_time_ms=ms)
-        return LoggedClick(at, ms, session_id, item_id, encode_click(click))
+def _start_of_newest(sessions: SessionTable, from_ms: int, targets_max: int) -> int:
+    """From when on the sessions have at most so many next clicks; `from_ms` or later."""
+    started = np.flatnonzero(sessions.start_ms >= from_ms)
+    targets = np.cumsum(np.maximum(sessions.lengths[started] - 1, 0)[::-1])
+    n = int(np.searchsorted(targets, targets_max, side="right"))
+    return from_ms if n >= len(started) else int(sessions.start_ms[started[-max(n, 1)]])
 
 
 def _versions(ms: NDArray[np.int64], begin: int, length_ms: float) -> Iterator[tuple[int, int]]:

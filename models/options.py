@@ -44,6 +44,8 @@ class TrainingOptions:
     """Epochs in a row that may be no better; None: any number."""
     item2vec_start: bool = False
     """Begin with item2vec's vectors instead of random ones."""
+    second_stage: bool = False
+    """Learn a ranker over the candidates of model, past sessions and statistics, too."""
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
@@ -128,6 +130,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             validation_share=ours["validation_share"],
             patience=ours["patience"],
             item2vec_start=ours["item2vec_start"],
+            second_stage=ours["second_stage"],
         )
         return command(*args, options=options, **flags)
 
@@ -139,10 +142,13 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _OURS: Final = (
     "data", "out", "format", "columns", "test_share", "holdout_days", "event_types", "report",
-    "resume", "threads", "validation_share", "patience", "item2vec_start",
+    "resume", "threads", "validation_share", "patience", "item2vec_start", "second_stage",
 )  # fmt: skip
 _VALIDATION_HELP: Final = (
     "Rank the newest share of the training sessions after every epoch; the best is kept."
+)
+_SECOND_STAGE_HELP: Final = (
+    "Train once more on the oldest nine tenths, and learn a second stage on the rest."
 )
 _PATIENCE_HELP: Final = "With it: stop after so many epochs in a row that were no better."
 
@@ -181,6 +187,7 @@ def _flags() -> list[Callable[..., Any]]:
             help="Kind of network.",
         ),
         click.option("--item2vec-start", is_flag=True, help="Begin with item2vec's vectors."),
+        click.option("--second-stage", is_flag=True, help=_SECOND_STAGE_HELP),
         click.option("--validation-share", type=float, help=_VALIDATION_HELP),
         click.option("--patience", type=click.IntRange(min=0), help=_PATIENCE_HELP),
         click.option(

@@ -19,7 +19,7 @@ class RankerConfig(msgspec.Struct, frozen=True, kw_only=True):
     units: int = 64
     learning_rate: float = 3e-3
     batch_lists: int = 64
-    epochs: int = 4
+    epochs: int = 8
     """At least; more, up to 40, until there were `steps_min` steps."""
     steps_min: int = 400
     weight_decay: float = 1e-5

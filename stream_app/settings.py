@@ -246,6 +246,9 @@ class RetrainSettings(Group):
     """Wait for so many sessions of two clicks or more before the first training."""
     epochs: int = Field(default=6, ge=1)
     """Passes over the sessions of the window, from scratch."""
+    session_clicks_max: int = Field(default=1_000_000, ge=0, le=20_000_000)
+    """Newest clicks whose sessions a second stage finds neighbours in (session-kNN), about 40 bytes of a worker's
+    memory each; 0: it does without."""
     threads: int = Field(default=1, ge=1, le=256)
     """Cores a training uses."""
     architecture: Literal["gru4rec", "cosine-gru"] = "gru4rec"

@@ -12,6 +12,7 @@ from stream_app.adapters.onnx_session import (
     rows_are_independent,
 )
 from stream_app.core.manifest import SecondStage
+from stream_app.core.session_neighbours import SessionNeighbours
 from stream_app.files.bundle import Bundle
 
 _PROBE_ROWS: Final = 37
@@ -28,6 +29,12 @@ class OnnxRanker:
         """The items' item2vec vectors at length 1 (0: it has none), float32 [n_items, dim]."""
         self.placed = bundle.placed
         """Items whose place in the model their descriptions told, bool [n_items]."""
+        self.neighbours = (
+            None
+            if bundle.past is None
+            else SessionNeighbours(bundle.past, len(bundle.vocabulary), stage.session_knn)
+        )
+        """Past sessions, indexed; None where the stage asks for none."""
         self._session = onnx_session(bundle.directory, graph)
         self._multiple = 1
 

@@ -40,7 +40,7 @@ TABLE_WIDTH: Final = 120
 @click.option(
     "--rankers",
     metavar="NAME,...",
-    default="popularity,recent-popularity,item-knn,session-knn,item2vec,bundle,blend",
+    default="popularity,recent-popularity,item-knn,session-knn,item2vec,bundle,two-stages,blend",
     show_default=True,
     help="Which to judge; what cannot be made is said and left out.",
 )

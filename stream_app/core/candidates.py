@@ -1,7 +1,8 @@
 """What the second stage chooses from, and what it is told of each item: the same in training and on the stream.
 
 Candidates of a session are the model's best, what follows its last items in the statistics, the most
-popular follow-ups, the item2vec neighbours of its last item, and its own items.  Every source may be
+popular follow-ups, what past sessions like it went on to, the item2vec neighbours of its last item, and its
+own items.  Every source may be
 missing.  A whole batch of sessions is gathered at once, item ids are looked at last: a click costs some
 200 us.
 
@@ -20,17 +21,25 @@ from numpy.typing import NDArray
 from stream_app.core.manifest import SecondStage
 from stream_app.core.pair_rows import Ints
 from stream_app.core.records import ItemId
+from stream_app.core.session_neighbours import SessionNeighbours
 from stream_app.core.sources.associations import Associations
 from stream_app.core.sources.item2vec_neighbours import Item2vecNeighbours
 from stream_app.core.sources.item_codes import ItemCodes
 from stream_app.core.sources.model_items import ModelItems
 from stream_app.core.sources.own_items import OwnItems
+from stream_app.core.sources.session_votes import SessionVotes
 from stream_app.core.sources.source import Asked, Batch, Features, Known, Source
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.statistics_view import StatisticsView
 from stream_app.core.vocabulary import ItemVocabulary
 
-SOURCES: Final[tuple[type[Source], ...]] = (ModelItems, Associations, Item2vecNeighbours, OwnItems)
+SOURCES: Final[tuple[type[Source], ...]] = (
+    ModelItems,
+    Associations,
+    SessionVotes,
+    Item2vecNeighbours,
+    OwnItems,
+)
 """In the order of their features."""
 _SPAN: Final = 2**32
 """More than there are codes, half of them negative."""
@@ -66,11 +75,12 @@ class CandidateSource:
         vocabulary: ItemVocabulary,
         directions: NDArray[np.float32],
         statistics: StatisticsView,
+        neighbours: SessionNeighbours | None = None,
         sources: tuple[type[Source], ...] = SOURCES,
     ) -> None:
         """directions: the items' item2vec vectors at length 1 (0 where there is none), [n_items, dim]."""
         self._codes = ItemCodes(vocabulary, statistics)
-        known = Known(stage, vocabulary, directions, statistics, self._codes)
+        known = Known(stage, vocabulary, directions, statistics, self._codes, neighbours)
         self._sources = [source.of(known) for source in sources]
         self._widths = [len(source.feature_names(statistics.recipe)) for source in sources]
 

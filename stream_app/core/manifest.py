@@ -8,6 +8,7 @@ import numpy as np
 
 from stream_app.core.errors import BundleError
 from stream_app.core.records import UNREADABLE
+from stream_app.core.session_neighbours import SessionKNNConfig
 
 FORMAT_VERSION: Final = 1
 
@@ -25,6 +26,8 @@ ITEMS_FILE: Final = "items.safetensors"
 WEIGHTS_FILE: Final = "weights.safetensors"
 RANKER_FILE: Final = "ranker.onnx"
 """The second stage's, where the bundle has one."""
+SESSIONS_FILE: Final = "sessions.safetensors"
+"""Past sessions that the second stage looks for neighbours in, where it does."""
 DELTA_FILE: Final = "delta.bin"
 """All that a registry keeps of a refreshed model besides its manifest (`stream_app.files.bundle_delta`)."""
 
@@ -65,6 +68,12 @@ CLUSTERED: Final = "clustered"
 """Looks at a few clusters of like items only."""
 
 
+SERVED_SESSION_KNN: Final = SessionKNNConfig(
+    neighbours=200, sessions=2000, decay=1.5, idf=0.75, self_weight=0.6, place_decay=2.0
+)
+"""Between what two shops' logs are tuned to; a ranker sees to the rest."""
+
+
 class SecondStage(msgspec.Struct, frozen=True, kw_only=True):
     """What `ranker.onnx` orders anew, and what it is told of each candidate.
 
@@ -83,10 +92,21 @@ class SecondStage(msgspec.Struct, frozen=True, kw_only=True):
     neighbour_items: int = 0
     """Nearest to the last item by item2vec."""
 
+    session_items: int = 0
+    """What past sessions like this one vote for (`sessions.safetensors`)."""
+    session_knn: SessionKNNConfig = SERVED_SESSION_KNN
+    """How they are found, and vote."""
+
     @property
     def counts(self) -> tuple[int, ...]:
         """Items asked of each source.  The session's own come on top, and ties with the last of a source."""
-        return self.model_items, self.associated_items, self.popular_items, self.neighbour_items
+        return (
+            self.model_items,
+            self.associated_items,
+            self.popular_items,
+            self.neighbour_items,
+            self.session_items,
+        )
 
 
 class DeltaOf(msgspec.Struct, frozen=True, kw_only=True):

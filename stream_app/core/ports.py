@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from stream_app.core.manifest import SecondStage
 from stream_app.core.records import ItemId, ScoredItem
 from stream_app.core.session import SessionState
+from stream_app.core.session_neighbours import SessionNeighbours
 from stream_app.core.vocabulary import ItemVocabulary
 
 StateRows = NDArray[np.uint8]
@@ -53,6 +54,11 @@ class Ranker(Protocol):
     @property
     def placed(self) -> NDArray[np.bool_]:
         """Items too new for clicks to have told their place in the model, [n_items]."""
+        ...
+
+    @property
+    def neighbours(self) -> SessionNeighbours | None:
+        """Past sessions to find those in that are like the running one; None: there are none."""
         ...
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -36,7 +36,9 @@ class SecondStages:
         self, ranker: Ranker, vocabulary: ItemVocabulary, statistics: StatisticsView
     ) -> None:
         self.ranker = ranker
-        self.source = CandidateSource(ranker.stage, vocabulary, ranker.directions, statistics)
+        self.source = CandidateSource(
+            ranker.stage, vocabulary, ranker.directions, statistics, ranker.neighbours
+        )
 
     @classmethod
     def of(cls, scorer: Scorer | None, statistics: Statistics) -> "SecondStages | None":

@@ -1,7 +1,7 @@
 """A bundle as one ranker among others: its own graphs, stepped over the sessions as the worker does."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,18 @@ from stream_app.evaluation.next_clicks import NextClicks
 from stream_app.evaluation.rankers import Lists
 
 SESSIONS_TOGETHER: Final = 512
+
+
+class ModelLists(NamedTuple):
+    """Of some targets, as a bundle's scorer gives them."""
+
+    rows: NDArray[np.int64]
+    """Which targets, [n]."""
+    items: NDArray[np.int64]
+    """Indexes into the bundle's vocabulary, [n, k]."""
+    scores: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    """The bundle knows an item of the session; where not, the start state was asked."""
 
 
 class BundleRanker:
@@ -28,6 +40,11 @@ class BundleRanker:
         self.catalogue: NDArray[np.bool_] = self._theirs >= 0
 
     def lists(self, asked: NextClicks, k: int) -> Iterator[Lists]:
+        for part in self.model_lists(asked, k):
+            yield _padded(part.rows, self._ours[part.items], part.scores, k)
+
+    def model_lists(self, asked: NextClicks, k: int) -> Iterator[ModelLists]:
+        """The same in the bundle's own numbers, at most `k` items each."""
         lengths, starts = asked.sessions.lengths, asked.sessions.session_starts
         row_of = np.full(asked.sessions.n_clicks, -1, dtype=np.int64)
         row_of[asked.positions] = np.arange(asked.n_targets)
@@ -38,6 +55,7 @@ class BundleRanker:
             group = by_length[first : first + SESSIONS_TOGETHER]
             begin, length = starts[group], lengths[group]
             states = np.zeros((len(group), self._scorer.state_size_bytes), dtype=np.uint8)
+            knows_something = np.zeros(len(group), dtype=bool)
             for position in range(int(length[0]) - 1):
                 alive = int(np.searchsorted(-length, -(position + 1), side="left"))
                 states = states[:alive]
@@ -46,11 +64,12 @@ class BundleRanker:
                 known = np.flatnonzero(theirs >= 0)
                 if len(known):
                     states[known] = self._scorer.step(states[known], theirs[known])
+                    knows_something[known] = True
                 rows = row_of[begin[:alive] + position + 1]
                 wanted = np.flatnonzero(rows >= 0)
                 if len(wanted):
                     scores, items = self._scorer.top_k(states[wanted], k)
-                    yield _padded(rows[wanted], self._ours[items], scores, k)
+                    yield ModelLists(rows[wanted], items, scores, knows_something[wanted])
 
 
 def _padded(

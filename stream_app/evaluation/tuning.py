@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.core.metrics import RankingQuality
+from stream_app.core.session_neighbours import SessionKNNConfig
 from stream_app.evaluation.baselines import ItemKNNConfig
 from stream_app.evaluation.item2vec_neighbours import Item2VecConfig, Item2VecRanker
 from stream_app.evaluation.judge import quality_of
 from stream_app.evaluation.next_clicks import NextClicks, all_next_clicks
 from stream_app.evaluation.rankers import ItemKNNRanker, RecentPopularityRanker
-from stream_app.evaluation.session_knn import SessionKNNConfig, SessionKNNRanker
+from stream_app.evaluation.session_knn import SessionKNNRanker
 from stream_app.evaluation.sessions import SessionTable
 
 TUNING_TARGETS: Final = 6_000

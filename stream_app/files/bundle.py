@@ -27,6 +27,7 @@ from stream_app.core.manifest import (
     MANIFEST_FILE,
     RANKER_FILE,
     SCORE_FILE,
+    SESSIONS_FILE,
     STEP_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
@@ -35,13 +36,15 @@ from stream_app.core.manifest import (
     SecondStage,
     StateTensor,
 )
+from stream_app.core.session_neighbours import PastSessions
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.files.bundle_limits import read_bounded, size_problems
+from stream_app.files.bundle_sessions import past_sessions_of, sessions_bytes
 
 Tensors = Mapping[str, NDArray[Any]]
 
 REQUIRED_FILES: Final = (STEP_FILE, SCORE_FILE, VOCABULARY_FILE, ITEMS_FILE, WEIGHTS_FILE)
-READ_FILES: Final = frozenset((*REQUIRED_FILES, RANKER_FILE))
+READ_FILES: Final = frozenset((*REQUIRED_FILES, RANKER_FILE, SESSIONS_FILE))
 ITEM2VEC: Final = "item2vec"
 POPULARITY: Final = "popularity"
 PLACED: Final = "placed"
@@ -85,6 +88,8 @@ class Bundle:
     """[n_items]: where its description, not its clicks, told an item's place in the model."""
     ranker: bytes | None = None
     """`ranker.onnx` as it was verified; there whenever `manifest.second_stage` is."""
+    past: PastSessions | None = None
+    """There whenever the second stage takes candidates from past sessions."""
 
     @property
     def size_bytes(self) -> int:
@@ -126,6 +131,8 @@ class BundleContent:
     second_stage: SecondStage | None = None
     ranker: bytes | None = None
     """Both or neither."""
+    past: PastSessions | None = None
+    """Sessions of the items of `vocabulary`, for a second stage that asks for them."""
 
 
 def write_bundle(target: Path, content: BundleContent) -> ModelManifest:
@@ -220,6 +227,7 @@ def open_bundle(directory: Path) -> Bundle:
         popularity=popularity,
         placed=_placed(directory, items, n_items=manifest.n_items),
         ranker=data.get(RANKER_FILE) if manifest.second_stage is not None else None,
+        past=_past(directory, manifest, data.get(SESSIONS_FILE)),
     )
 
 
@@ -303,6 +311,8 @@ def _write_files(directory: Path, content: BundleContent) -> ModelManifest:
     assert (content.ranker is None) == (content.second_stage is None), "both or neither"
     if content.ranker is not None:
         data[RANKER_FILE] = content.ranker
+    if content.past is not None:
+        data[SESSIONS_FILE] = sessions_bytes(content.past)
     manifest = ModelManifest(
         model_version=content.model_version,
         created_at=content.created_at,
@@ -386,6 +396,21 @@ def _placed(directory: Path, tensors: Tensors, *, n_items: int) -> NDArray[np.bo
             f"{n_items} items",
         )
     return table.astype(bool)
+
+
+def _past(directory: Path, manifest: ModelManifest, data: bytes | None) -> PastSessions | None:
+    stage = manifest.second_stage
+    if stage is None or stage.session_items == 0:
+        return None
+    if data is None:
+        raise _refused(
+            directory,
+            f"its second stage looks at past sessions but the manifest does not list {SESSIONS_FILE}",
+        )
+    try:
+        return past_sessions_of(data, n_items=manifest.n_items)
+    except ValueError as error:
+        raise _refused(directory, f"{SESSIONS_FILE} is not used: {error}") from error
 
 
 Signature = dict[str, tuple[int, tuple[int | None, ...]]]

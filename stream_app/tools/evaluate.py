@@ -33,7 +33,7 @@ from stream_app.evaluation.tune_statistics import Tuned, tune_statistics
 from stream_app.files.click_files import is_sequences, read_sequences, read_table
 from stream_app.files.registry import Registry
 from stream_app.settings import Settings, serving_rules, statistics_recipe
-from stream_app.tools.line_up import RANKERS, LineUp, LoadedBundle, load_bundles
+from stream_app.tools.line_up import RANKERS, TWO_STAGES, LineUp, LoadedBundle, load_bundles
 from stream_app.tools.stream_check import StreamCheck, check_stream
 
 
@@ -66,7 +66,15 @@ def evaluate_file(
     data = _read(plan, bundles, settings)
     if data.asked.n_targets == 0:
         raise ClickFileError(f"{plan.data} has no test session of two clicks: nothing to judge on")
-    line_up = LineUp(data.vocabulary, data.train, data.clicks, bundles, plan.blend_weights)
+    line_up = LineUp(
+        data.vocabulary,
+        data.train,
+        data.clicks,
+        bundles,
+        statistics_recipe(settings),
+        settings.session.history_len_max,
+        plan.blend_weights,
+    )
     support = data.train.support(len(data.vocabulary))
     judged = []
     for ranker in line_up.rankers(plan.rankers):
@@ -99,10 +107,11 @@ def over_seeds(
     """Mean and standard deviation (n - 1) of the headline figures, where an architecture has several bundles."""
     by_architecture: dict[str, list[JudgedRanker]] = {}
     rows = {row.name: row for row in judged}
-    for bundle in bundles:
-        if bundle.name in rows:
-            architecture = bundle.scorer.manifest.architecture
-            by_architecture.setdefault(architecture, []).append(rows[bundle.name])
+    for stages in ("", TWO_STAGES):
+        for bundle in bundles:
+            if bundle.name + stages in rows:
+                architecture = bundle.scorer.manifest.architecture + stages
+                by_architecture.setdefault(architecture, []).append(rows[bundle.name + stages])
     return [
         {
             "name": architecture,

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.errors import ConfigurationError
+from stream_app.core.second_stage import SecondStages
+from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.blend import BlendRanker
 from stream_app.evaluation.bundle_ranker import BundleRanker
@@ -22,13 +24,14 @@ from stream_app.evaluation.rankers import (
     RecentPopularityRanker,
 )
 from stream_app.evaluation.session_knn import SessionKNNRanker
-from stream_app.evaluation.sessions import SessionTable
+from stream_app.evaluation.sessions import SessionTable, with_made_up_clock
 from stream_app.evaluation.tuning import (
     tune_item2vec,
     tune_item_knn,
     tune_recent_popularity,
     tune_session_knn,
 )
+from stream_app.evaluation.two_stages import TwoStageRanker, statistics_of
 from stream_app.files.bundle import open_bundle
 
 RANKERS: Final = (
@@ -38,9 +41,12 @@ RANKERS: Final = (
     "session-knn",
     "item2vec",
     "bundle",
+    "two-stages",
     "blend",
 )
 """What `--rankers` chooses from."""
+TWO_STAGES: Final = ", two stages"
+"""Added to the name of a bundle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +67,10 @@ class LineUp:
     clicks: SessionTable | None
     """Everything clicked, before and during the test, where there is a clock."""
     bundles: Sequence[LoadedBundle]
+    recipe: StatisticsRecipe
+    """How a second stage's statistics are counted."""
+    history_max: int
+    """Last items of a session that a worker remembers."""
     blend_weights: Sequence[float] = (0.5,)
     parameters: dict[str, Any] = field(default_factory=dict)
     """What tuning chose, by ranker; filled in as the rankers are made."""
@@ -87,7 +97,7 @@ class LineUp:
 
     def _models_and_session_knn(self, chosen: Sequence[str]) -> Iterator[Ranker]:
         """Together, as a blend needs both."""
-        for name in ("bundle", "blend"):
+        for name in ("bundle", "two-stages", "blend"):
             if name in chosen and not self.bundles:
                 self.skipped[name] = "no --bundle was given"
         knn = None
@@ -100,9 +110,30 @@ class LineUp:
             model = BundleRanker(bundle.scorer, self.vocabulary, name=bundle.name)
             if "bundle" in chosen:
                 yield model
+            if "two-stages" in chosen:
+                yield from self._two_stages(model, bundle)
             if blends and knn is not None:
                 for weight in self.blend_weights:
                     yield BlendRanker(model, knn, weight=weight)
+
+    def _two_stages(self, model: BundleRanker, bundle: LoadedBundle) -> Iterator[Ranker]:
+        """Statistics of the training part, as they stand when it is over."""
+        name = f"{bundle.name}{TWO_STAGES}"
+        if bundle.scorer.ranker is None:
+            self.skipped[name] = "the bundle has no second stage"
+        elif self._learns(name):
+            clocked = self.train if self.clicks is not None else with_made_up_clock(self.train)
+            statistics = statistics_of(clocked, self.vocabulary, self.recipe)
+            stages = SecondStages.of(bundle.scorer, statistics)
+            if stages is None:
+                self.skipped[name] = (
+                    "its second stage was learned from statistics counted otherwise (settings statistics.*), "
+                    "or by another nextclick: train it again"
+                )
+                return
+            yield TwoStageRanker(
+                model, stages, self.vocabulary, history_max=self.history_max, name=name
+            )
 
     def _learns(self, name: str) -> bool:
         if self.train.n_clicks == 0:

@@ -31,7 +31,7 @@ def figures(bed: Bed, _: Limits) -> Iterator[Figure]:
     content = bundle_content(units=UNITS, ids=item_ids(n_items), ranked=True)
     directory = bed.directory / "two-stages"
     for name, made in (
-        ("one", replace(content, second_stage=None, ranker=None)),
+        ("one", replace(content, second_stage=None, ranker=None, past=None)),
         ("two", content),
     ):
         write_bundle(directory / name, made)

@@ -18,8 +18,10 @@ from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.candidates import feature_names
 from stream_app.core.manifest import SecondStage
 from stream_app.core.pipeline import ServingRules
+from stream_app.core.session_neighbours import PastSessions
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.vocabulary import ItemVocabulary
+from stream_app.evaluation.session_knn import past_sessions
 from stream_app.evaluation.sessions import SessionTable
 from stream_app.evaluation.targets import MISS
 from stream_app.files.bundle import write_bundle
@@ -78,6 +80,8 @@ def scorer(log: Window, tmp_path_factory: pytest.TempPathFactory) -> OnnxScorer:
 
 
 ITEM2VEC = np.eye(N_ITEMS, 8, dtype=np.float32)
+PAST = PastSessions(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))
+"""No past sessions."""
 STAGE = SecondStage(
     features=feature_names(RECIPE), model_items=10, associated_items=10, popular_items=5
 )
@@ -88,11 +92,19 @@ def test_each_next_click_is_a_list_as_it_was_before_the_click(
 ) -> None:
     from_ms = moment(2_800)
     lists = gather_lists(
-        log, scorer, ITEM2VEC, STAGE, RECIPE, ServingRules(), from_ms=from_ms, version_seconds=10
+        log,
+        scorer,
+        ITEM2VEC,
+        PAST,
+        STAGE,
+        RECIPE,
+        ServingRules(),
+        from_ms=from_ms,
+        version_seconds=10,
     )
     _, newest = log.sessions.split_at(from_ms)
     assert len(lists.wanted) == newest.n_targets
-    clicks = feature_names(RECIPE).index("session_clicks")
+    clicks = feature_names(RECIPE).index("session_log_clicks")
     lengths = np.concatenate([np.arange(1, n) for n in newest.lengths])
     gathered = [round(float(np.exp(each.features[0, clicks]))) for each in lists.candidates]
     assert sorted(gathered) == sorted(lengths.tolist())
@@ -113,6 +125,7 @@ def test_it_learns_to_trust_the_statistics_where_the_model_is_old(
         log,
         scorer,
         ITEM2VEC,
+        PAST,
         STAGE,
         RECIPE,
         ServingRules(),
@@ -134,10 +147,78 @@ def test_it_learns_to_trust_the_statistics_where_the_model_is_old(
     assert again[0].hidden.tobytes() == learned[0].hidden.tobytes()
 
 
+def test_past_sessions_find_what_the_model_does_not_list(log: Window, scorer: OnnxScorer) -> None:
+    """The model walks the wrong way round, and no other source is asked; the past sessions are after the turn."""
+    after, _ = log.sessions.split_at(moment(1_900))
+    after = after.select(np.flatnonzero(after.start_ms >= moment(1_100)))
+    learned = {}
+    for name, items in (("without", 0), ("with", 20)):
+        stage = SecondStage(
+            features=feature_names(RECIPE),
+            model_items=0,
+            associated_items=0,
+            popular_items=0,
+            session_items=items,
+        )
+        lists = gather_lists(
+            log,
+            scorer,
+            ITEM2VEC,
+            past_sessions(after),
+            stage,
+            RECIPE,
+            ServingRules(),
+            from_ms=moment(2_000),
+            version_seconds=1e9,
+        )
+        learned[name] = learn_second_stage(lists)
+    reports = {name: found[1] for name, found in learned.items() if found is not None}
+    assert reports["without"].candidates_share < 0.8
+    assert reports["with"].candidates_share > 0.95
+    assert reports["with"].two_stages.mrr_20 > 0.9 > reports["without"].two_stages.mrr_20
+
+
+def test_of_too_many_lists_the_newest_are_taken(log: Window, scorer: OnnxScorer) -> None:
+    from_ms = moment(2_000)
+    lists = gather_lists(
+        log,
+        scorer,
+        ITEM2VEC,
+        PAST,
+        STAGE,
+        RECIPE,
+        ServingRules(),
+        from_ms=from_ms,
+        version_seconds=10,
+        lists_max=500,
+    )
+    assert 450 < len(lists.wanted) <= 500
+    everything = gather_lists(
+        log,
+        scorer,
+        ITEM2VEC,
+        PAST,
+        STAGE,
+        RECIPE,
+        ServingRules(),
+        from_ms=from_ms,
+        version_seconds=10,
+    )
+    newest = everything.candidates[-len(lists.wanted) // 2 :]
+    assert [each.ids for each in lists.candidates[-len(newest) :]] == [each.ids for each in newest]
+
+
 def test_too_few_clicks_teach_nothing(log: Window, scorer: OnnxScorer) -> None:
     assert (
         make_second_stage(
-            log, scorer, ITEM2VEC, RECIPE, ServingRules(), from_ms=moment(2_950), version_seconds=10
+            log,
+            scorer,
+            ITEM2VEC,
+            PAST,
+            RECIPE,
+            ServingRules(),
+            from_ms=moment(2_950),
+            version_seconds=10,
         )
         is None
     )

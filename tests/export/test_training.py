@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -96,6 +98,37 @@ def test_export_makes_the_same_model_anew(trained: Path, tmp_path: Path) -> None
         again, first = open_bundle(out), open_bundle(trained)
         assert (again.step, again.score) == (first.step, first.score)
         assert np.array_equal(again.popularity, first.popularity)
+
+
+def test_a_second_stage_is_learned_from_a_file_and_exported_again(tmp_path: Path) -> None:
+    """Sessions of a benchmark file, which has no clock, round a ring of 30 items."""
+    rng = np.random.default_rng(3)
+    rows = [
+        (session, int(item + step) % 30, step, "train" if session < 1_450 else "test")
+        for session, item in enumerate(rng.integers(30, size=1_500))
+        for step in range(4)
+    ]
+    session, item, position, split = zip(*rows, strict=True)
+    columns = {"session_id": session, "item_id": item, "position": position, "split": split}
+    pq.write_table(pa.table(columns), tmp_path / "sequences.parquet")
+    out = tmp_path / "model"
+    told = run(
+        train,
+        *("--data", str(tmp_path / "sequences.parquet"), "--out", str(out), "--second-stage"),
+        *("--model", "cosine-gru", "--units", "8", "--epochs", "1"),
+    )
+    assert "second stage, on the newest training sessions" in told
+    bundle = open_bundle(out)
+    assert bundle.past is not None
+    assert bundle.past.n_sessions == 1_450
+    report = bundle.manifest.metrics["second_stage"]
+    assert report["lists"] > 250
+    assert report["two_stages"]["mrr_20"] > 0.9, "what follows is always the same"
+    assert OnnxScorer.load(out).ranker is not None
+    run(export, "--checkpoint", str(out), "--out", str(tmp_path / "again"))
+    again = open_bundle(tmp_path / "again")
+    assert again.manifest.second_stage == bundle.manifest.second_stage
+    assert again.ranker == bundle.ranker
 
 
 def test_export_says_what_a_checkpoint_alone_lacks(trained: Path, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_new_items_are_learned_and_released_as_a_delta(shop: Shop, architecture:
     assert bundle.manifest.training["started_from"] == base
     assert bundle.manifest.second_stage == before.manifest.second_stage
     assert bundle.ranker == before.ranker
+    assert (bundle.past is None) == (before.past is None)
     # Visitors go on to new items, which only the candidate can know.
     quality = outcome.refreshed.quality
     assert quality["live"].cold_targets > 20

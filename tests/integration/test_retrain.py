@@ -78,7 +78,7 @@ def test_the_cosine_gru_is_trained_and_gone_on_from_and_a_change_of_kind_begins_
     found = first.report.second_stage
     assert found is not None
     assert found.lists > 300
-    assert (bundle.ranker is not None) == found.is_better
+    assert (bundle.ranker is not None) == (bundle.past is not None) == found.is_better
     OnnxScorer.of(bundle)
 
     shop.clicks(300)

@@ -12,6 +12,7 @@ from stream_app.core import clicks, item_attributes, item_records
 from stream_app.core.manifest import DeltaOf, ModelManifest, Scoring, SecondStage, StateTensor
 from stream_app.core.records import ClickSource, DeadLetter, Recommendation, ScoredItem
 from stream_app.core.session import SessionState
+from stream_app.core.session_neighbours import SessionKNNConfig
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.statistics_records import VersionMarker
 from stream_app.files.click_log import LOG_COLUMNS
@@ -106,6 +107,7 @@ def page() -> Iterator[str]:
     yield from _section("Model manifest: a state tensor", "", StateTensor)
     yield from _section("Model manifest: scoring", "", Scoring)
     yield from _section("Model manifest: the second stage", "", SecondStage)
+    yield from _section("Model manifest: neighbours of a session", "", SessionKNNConfig)
     yield from _section("Model manifest: a refreshed model", "", DeltaOf)
     yield ""
     yield "## Click log"
@@ -187,6 +189,7 @@ _JSON_WORDS = {
     "Scoring": "object, below",
     "DeltaOf": "object, below",
     "SecondStage": "object, below",
+    "SessionKNNConfig": "object, below",
     "StateTensor": "object, below",
     "ScoredItem": "object, below",
 }

@@ -16,6 +16,7 @@ from stream_app.core.sources.source import (
     Features,
     Known,
     Proposed,
+    best_of,
 )
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.statistics_view import Row, StatisticsView
@@ -60,11 +61,7 @@ class Associations:
             n = stage.popular_items
             return np.concatenate([statistics.follow_ups[:n], statistics.popular(n)])
         numbers, scores, _ = scored
-        n = stage.associated_items
-        if len(scores) > n:
-            # All that tie with the last, so that nothing depends on how ties are broken.
-            numbers = numbers[scores >= np.partition(scores, len(scores) - n)[len(scores) - n]]
-        return numbers
+        return best_of(numbers, scores, stage.associated_items)
 
     def tell(self, columns: Features, batch: Batch, places: Ints) -> None:  # noqa: ARG002
         statistics, recipe = self._statistics, self._statistics.recipe

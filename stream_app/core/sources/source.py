@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stream_app.core.manifest import SecondStage
 from stream_app.core.pair_rows import Floats, Ints
 from stream_app.core.records import ItemId
+from stream_app.core.session_neighbours import SessionNeighbours
 from stream_app.core.sources.item_codes import ItemCodes
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.core.statistics_view import StatisticsView
@@ -47,6 +48,8 @@ class Known:
     """The items' item2vec vectors at length 1 (0 where there is none), [n_items, dim]."""
     statistics: StatisticsView
     codes: ItemCodes
+    neighbours: SessionNeighbours | None = None
+    """The bundle's past sessions; None where it has none."""
 
 
 class Proposed(NamedTuple):
@@ -96,6 +99,16 @@ class Batch:
         ranks = np.empty(len(values))
         ranks[order] = place - starts[session]
         return ranks
+
+
+def best_of(numbers: Ints, scores: Floats, n: int) -> Ints:
+    """The `n` numbers of the highest scores, and all that tie with the last of them: nothing depends on how ties
+    are broken."""
+    if n == 0 or len(scores) <= n:
+        return numbers[: len(scores) if n else 0]
+    least = np.partition(scores, len(scores) - n)[len(scores) - n]
+    best: Ints = numbers[scores >= least]
+    return best
 
 
 class Source(Protocol):

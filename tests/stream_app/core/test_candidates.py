@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from stream_app.core.candidates import SOURCES, CandidateSource, feature_names
-from stream_app.core.manifest import SecondStage
+from stream_app.core.manifest import SERVED_SESSION_KNN, SecondStage
+from stream_app.core.session_neighbours import PastSessions, SessionNeighbours
 from stream_app.core.sources.source import (
     LEAST_SHARE,
     LOG_LEAST,
@@ -42,8 +43,19 @@ def statistics() -> StatisticsView:
     return LocalStatistics(RECIPE).fold(clicks, version=3)
 
 
+PAST = ["abc", "bd", "dab", "xc", "bda"]
+"""Past sessions."""
+
+
+def neighbours() -> SessionNeighbours:
+    items = np.array([VOCABULARY.index_of[item] for session in PAST for item in session])
+    starts = np.cumsum([0, *map(len, PAST)])
+    return SessionNeighbours(PastSessions(items, starts), len(VOCABULARY), SERVED_SESSION_KNN)
+
+
 def source(statistics: StatisticsView, **stage: int) -> CandidateSource:
-    return CandidateSource(SecondStage(features=NAMES, **stage), VOCABULARY, DIRECTIONS, statistics)
+    asks = SecondStage(features=NAMES, **{"session_items": 4, **stage})
+    return CandidateSource(asks, VOCABULARY, DIRECTIONS, statistics, neighbours())
 
 
 def asked(recent: str, model: list[int], clicks: int | None = None) -> Asked:
@@ -58,6 +70,8 @@ SESSIONS = [
     asked("x a b", [4, 0, 3]),
     asked("nobody knows this", []),
     asked("b a b new c", [5], clicks=9),
+    asked("a b a b b a", [0, 1]),
+    asked("never clicked", [2]),
 ]
 
 
@@ -106,7 +120,35 @@ def expected(statistics: StatisticsView, session: Asked, item: str) -> dict[str,
     cosine = 0.0
     if index is not None and newest is not None:
         cosine = float(DIRECTIONS[index] @ DIRECTIONS[newest])
+    clicked = [VOCABULARY.index_of.get(one, -1) for one in session.recent]
+    votes = neighbours().votes(clicked)
+    scores = dict(zip((VOCABULARY.ids[i] for i in votes.items), votes.scores, strict=True))
+    best, voted = max(scores.values(), default=0.0), scores.get(item)
+    newest_first = session.recent[::-1]
+    new = [one not in newest_first[at + 1 :] for at, one in enumerate(newest_first)]
+    after = zip(session.recent, session.recent[1:], strict=False)
     return {
+        "votes_share": math.log(voted / sum(scores.values()) + LEAST_SHARE) if voted else LOG_LEAST,
+        "votes_below_best": math.log(voted / best + LEAST_SHARE) if voted else LOG_LEAST,
+        "votes_rank": math.log1p(
+            sum(one > voted for one in scores.values()) if voted else len(scores)
+        ),
+        "in_votes": float(item in scores),
+        "voters": math.log1p(votes.neighbours),
+        "item_sessions": math.log(sum(item in one for one in PAST) / len(PAST) + LEAST_SHARE)
+        if item in VOCABULARY.index_of
+        else LOG_LEAST,
+        "clicked_nearness": 1 / (1 + lag) if lag >= 0 else 0.0,
+        "clicked_times": math.log1p(session.recent.count(item)),
+        "followed_last_here": float((session.recent[-1], item) in after),
+        "session_log_clicks": math.log(session.clicks),
+        "session_repeat_share": 1 - len(own) / len(session.recent),
+        "session_new_in_a_row": math.log1p(new.index(False) if False in new else len(new)),
+        "session_same_twice": float(newest_first[:1] == newest_first[1:2]),
+        "session_back_and_forth": float(newest_first[:1] == newest_first[2:3]),
+        "session_same_twice_before": float(
+            len(newest_first) > 2 and newest_first[1] == newest_first[2]
+        ),
         "model_share": float(shares[model.index(item)]) if item in model else least,
         "model_rank": math.log1p(model.index(item) if item in model else len(model)),
         "in_model": float(item in model),
@@ -129,7 +171,6 @@ def expected(statistics: StatisticsView, session: Asked, item: str) -> dict[str,
         "clicked_1_ago": float(lag == 1),
         "clicked_2_ago": float(lag == 2),
         "clicked_before": float(lag > 2),
-        "session_clicks": math.log(session.clicks),
     }
 
 
@@ -138,6 +179,8 @@ def test_every_feature_is_what_its_name_says(statistics: StatisticsView) -> None
         assert found, "popular items are always there"
         for item, features in found.items():
             wanted = expected(statistics, session, item)
+            not_alone = {"associated_below_best", "associated_rank", "popularity_rank"}
+            assert set(features) - set(wanted) == not_alone, "each is looked at, these three below"
             for name, value in wanted.items():
                 assert features[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (item, name)
         by_rank = sorted(found.values(), key=lambda features: features["associated_rank"])
@@ -164,13 +207,31 @@ def test_all_sources_are_there(statistics: StatisticsView) -> None:
     assert {"never clicked", "a", "d"} <= set(found), "the model's"
     assert {"c", "x", "b"} <= set(found), "what follows, and its own"
     assert "new" in found, "what the model never heard of"
-    (bare,) = table_of(source(statistics, associated_items=1, popular_items=0), [asked("a", [1])])
+    (bare,) = table_of(
+        source(statistics, associated_items=1, popular_items=0, session_items=0), [asked("a", [1])]
+    )
     assert set(bare) == {"a", "b"}
+    for items, found_there in (0, False), (6, True):
+        (voted,) = table_of(
+            source(statistics, associated_items=1, popular_items=0, session_items=items),
+            [asked("a b", [])],
+        )
+        assert ("c" in voted) == found_there, "what went on in past sessions"
     near = int(np.argsort(-(DIRECTIONS @ DIRECTIONS[0]))[1])
     (wider,) = table_of(
         source(statistics, associated_items=1, popular_items=0, neighbour_items=2), [asked("a", [])]
     )
     assert VOCABULARY.ids[near] in wider
+
+
+def test_sources_that_are_asked_for_nothing_give_nothing(statistics: StatisticsView) -> None:
+    asks = dict.fromkeys(("associated_items", "popular_items", "session_items"), 0)
+    for session, found in zip(
+        SESSIONS, table_of(source(statistics, **asks), SESSIONS), strict=True
+    ):
+        model = {VOCABULARY.ids[index] for index in session.model_items.tolist()}
+        known = {item for item in session.recent if item in VOCABULARY.index_of or item == "new"}
+        assert set(found) == model | known
 
 
 def test_no_session_at_all(statistics: StatisticsView) -> None:
@@ -211,8 +272,8 @@ def test_a_further_source_adds_items_and_features_and_leaves_the_others_as_they_
     """Wherever it stands: its columns are its own, and the rows it is given are those of its items."""
     sources = (*SOURCES[:at], EveryKnownItem, *SOURCES[at:])
     names = feature_names(RECIPE, sources)
-    stage = SecondStage(features=names)
-    wider = CandidateSource(stage, VOCABULARY, DIRECTIONS, statistics, sources)
+    stage = SecondStage(features=names, session_items=4)
+    wider = CandidateSource(stage, VOCABULARY, DIRECTIONS, statistics, neighbours(), sources)
     plain = table_of(source(statistics), SESSIONS)
     found = wider.candidates(SESSIONS)
     assert found.features.shape[1] == len(names) == len(NAMES) + 2

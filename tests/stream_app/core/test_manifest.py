@@ -88,7 +88,7 @@ def test_a_manifest_cannot_be_changed_in_place() -> None:
     assert msgspec.structs.replace(MANIFEST, n_items=3).n_items == 3
 
 
-@pytest.mark.parametrize("source", ["model", "associated", "popular", "neighbour"])
+@pytest.mark.parametrize("source", ["model", "associated", "popular", "neighbour", "session"])
 @pytest.mark.parametrize("items", [-1, CANDIDATES_MAX + 1])
 def test_a_second_stage_may_not_ask_for_more_than_a_click_has_time_for(
     source: str, items: int
@@ -96,6 +96,16 @@ def test_a_second_stage_may_not_ask_for_more_than_a_click_has_time_for(
     """Nor for less than nothing, which would end the worker at the first click."""
     stage = {"features": ["a"], f"{source}_items": items}
     with pytest.raises(BundleError, match=f"0 to {CANDIDATES_MAX} items"):
+        ModelManifest.from_json(_changed(second_stage=stage))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("neighbours", 0), ("sessions", 10**9), ("decay", 0.0), ("idf", 1e9), ("self_weight", -1.0)],
+)
+def test_impossible_neighbours_are_refused(field: str, value: float) -> None:
+    stage = {"features": ["a"], "session_knn": {field: value}}
+    with pytest.raises(BundleError, match=f"session-kNN: {field} is"):
         ModelManifest.from_json(_changed(second_stage=stage))
 
 

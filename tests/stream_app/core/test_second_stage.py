@@ -32,6 +32,7 @@ class OneFeature:
         n = len(scorer.vocabulary)
         self.directions = np.zeros((n, 2), dtype=np.float32)
         self.placed = np.zeros(n, dtype=bool)
+        self.neighbours = None
         self._column = NAMES.index(feature)
         self.rows = 0
 

@@ -5,13 +5,14 @@ import pytest
 
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.errors import ConfigurationError
+from stream_app.core.session_neighbours import SessionKNNConfig
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.blend import BlendRanker
 from stream_app.evaluation.bundle_quality import evaluate_bundle
 from stream_app.evaluation.bundle_ranker import BundleRanker
 from stream_app.evaluation.judge import quality_of
 from stream_app.evaluation.next_clicks import all_next_clicks, next_clicks_of_pairs
-from stream_app.evaluation.session_knn import SessionKNNConfig, SessionKNNRanker
+from stream_app.evaluation.session_knn import SessionKNNRanker
 from stream_app.evaluation.sessions import SessionTable
 from tests.bundles import make_bundle
 from tests.stream_app.evaluation.tables import next_clicks, random_sessions, table

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.core.errors import ConfigurationError
-from stream_app.evaluation import session_knn
-from stream_app.evaluation.session_knn import SessionKNNConfig, SessionKNNRanker
+from stream_app.core.session_neighbours import LEAST_WEIGHT, SessionKNNConfig
+from stream_app.evaluation.session_knn import SessionKNNRanker
 from tests.stream_app.evaluation.tables import (
     N_ITEMS,
     asked_lists,
@@ -39,6 +38,8 @@ def similarities(
 ) -> dict[int, tuple[float, int]]:
     """Of every past session among the newest that share an item: similarity, newest shared item."""
     last_at = {item: place for place, item in enumerate(prefix) if item >= 0}
+    oldest = len(prefix) - 1 + math.log(LEAST_WEIGHT) * c.decay
+    last_at = {item: place for item, place in last_at.items() if place >= oldest}
     sharing = [n for n, session in enumerate(past) if set(session) & set(last_at)]
     found = {}
     for n in sharing[-c.sessions :]:
@@ -114,13 +115,14 @@ def test_an_old_session_fades_where_a_half_life_says_so() -> None:
     assert scores[0, 0] / scores[0, 1] == pytest.approx(4)
 
 
-def test_a_very_long_session_does_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    past, session = table(random_sessions(4)), random_sessions(5, 1)[0] * 9
-    ranker = SessionKNNRanker(past, N_ITEMS, SessionKNNConfig(decay=0.5))
-    expected = collected(ranker, next_clicks([session]), 8)
-    monkeypatch.setattr(session_knn, "_LOG_WEIGHT_MAX", 3.0)
-    found = collected(ranker, next_clicks([session]), 8)
-    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+def test_what_was_clicked_long_ago_does_not_count() -> None:
+    config = SessionKNNConfig(decay=1.0)
+    ranker = SessionKNNRanker(table([[1, 2], [3, 4]]), N_ITEMS, config)
+    n = config.clicks_max
+    for far, found in ((n, True), (n + 1, False)):
+        session = [1, *[3] * (far - 1), 0]
+        items, _ = collected(ranker, next_clicks([session]), 8)
+        assert (2 in items[-1]) == found
 
 
 def test_a_session_leaves_nothing_behind() -> None:
@@ -138,5 +140,5 @@ def test_nothing_learned_lists_nothing() -> None:
 
 def test_impossible_parameters_are_refused() -> None:
     for wrong in ({"neighbours": 0}, {"sessions": 0}, {"decay": 0.0}, {"place_decay": -1.0}):
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ValueError, match="session-kNN"):
             SessionKNNConfig(**wrong)

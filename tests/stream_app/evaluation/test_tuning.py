@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.core.metrics import RankingQuality
+from stream_app.core.session_neighbours import SessionKNNConfig
 from stream_app.evaluation.judge import quality_of
-from stream_app.evaluation.session_knn import SessionKNNConfig, SessionKNNRanker
+from stream_app.evaluation.session_knn import SessionKNNRanker
 from stream_app.evaluation.tuning import (
     search,
     tune_item2vec,

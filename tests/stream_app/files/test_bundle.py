@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.core.errors import BundleError, ConfigurationError, VocabularyMismatchError
 from stream_app.core.manifest import EXACT, ModelManifest
+from stream_app.core.session_neighbours import PastSessions
 from stream_app.files import bundle as bundles
 from stream_app.files.bundle import (
     open_bundle,
@@ -81,6 +82,31 @@ def test_which_items_are_new_comes_back(tmp_path: Path) -> None:
     assert not open_bundle(tmp_path / "plain").placed.any()
     write_bundle(tmp_path / "new", bundle_content(30, ranked=True))
     assert np.flatnonzero(open_bundle(tmp_path / "new").placed).tolist() == [3, 10, 17, 24]
+
+
+def test_past_sessions_come_back(tmp_path: Path) -> None:
+    content = bundle_content(30, ranked=True)
+    assert content.past is not None
+    write_bundle(tmp_path / "b", content)
+    past = open_bundle(tmp_path / "b").past
+    assert past is not None
+    assert np.array_equal(past.items, content.past.items)
+    assert np.array_equal(past.starts, content.past.starts)
+
+
+def test_a_second_stage_that_misses_its_past_sessions_is_refused(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", replace(bundle_content(30, ranked=True), past=None))
+    with pytest.raises(BundleError, match=r"does not list sessions\.safetensors"):
+        open_bundle(tmp_path / "b")
+
+
+def test_past_sessions_of_other_items_are_refused(tmp_path: Path) -> None:
+    foreign = PastSessions(np.array([0, 30]), np.array([0, 2]))
+    write_bundle(tmp_path / "b", replace(bundle_content(30, ranked=True), past=foreign))
+    with pytest.raises(
+        BundleError, match=r"none of the 30 in the vocabulary.*publish the model again"
+    ):
+        open_bundle(tmp_path / "b")
 
 
 def test_the_manifest_names_every_other_file(tmp_path: Path) -> None:

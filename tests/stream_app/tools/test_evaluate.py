@@ -43,6 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(2):
         ids = [str(i) for i in np.random.default_rng(seed).permutation(N_ITEMS)]
         make_bundle(directory, N_ITEMS, seed=seed, ids=ids, version=f"seed-{seed}")
+        make_bundle(directory, N_ITEMS, seed=seed, ids=ids, version=f"two-{seed}", ranked=True)
     return directory
 
 
@@ -72,7 +73,10 @@ def test_pairs_and_positions_of_the_same_sessions_give_the_same_figures(
         "gru4rec",
         "gru4rec + session-knn (0.5)",
     ]
-    assert rows["skipped"] == {"recent-popularity": "the file has no clock"}
+    assert rows["skipped"] == {
+        "recent-popularity": "the file has no clock",
+        "gru4rec, two stages": "the bundle has no second stage",
+    }
     assert set(rows["parameters"]) == {"item-knn", "item2vec", "session-knn"}
     for a, b in zip(rows["models"], pairs["models"], strict=True):
         for figure in ("recall_5", "recall_20", "mrr_20", "ndcg_20", "coverage_20", "targets"):
@@ -95,6 +99,35 @@ def test_several_bundles_of_one_architecture_give_mean_and_deviation(
     assert seeds["bundles"] == 2
     assert seeds["recall_20_mean"] == pytest.approx((first + second) / 2)
     assert seeds["recall_20_sd"] == pytest.approx(abs(first - second) / np.sqrt(2))
+
+
+@pytest.mark.parametrize("data", ["sequences", "clicks"])
+def test_a_second_stage_is_judged_beside_its_model(files: Path, tmp_path: Path, data: str) -> None:
+    report = report_of(
+        tmp_path,
+        *("--data", files / f"{data}.parquet", "--rankers", "bundle,two-stages"),
+        *("--bundle", files / "two-0", "--bundle", files / "two-1"),
+    )
+    names = ["gru4rec (two-0)", "gru4rec (two-1)"]
+    assert [m["name"] for m in report["models"]] == [
+        name + stages for name in names for stages in ("", ", two stages")
+    ]
+    assert {seeds["name"] for seeds in report["over_seeds"]} == {"gru4rec", "gru4rec, two stages"}
+    assert len({m["mrr_20"] for m in report["models"]}) == 4
+    assert all(m["targets"] == report["targets"] for m in report["models"])
+
+
+def test_a_second_stage_over_other_statistics_is_left_out(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEXTCLICK_STATISTICS__FOLLOW_UP_HALF_LIFE_MINUTES", "3")
+    report = report_of(
+        tmp_path,
+        *("--data", files / "clicks.parquet", "--rankers", "bundle,two-stages"),
+        *("--bundle", files / "two-0"),
+    )
+    assert [m["name"] for m in report["models"]] == ["gru4rec"]
+    assert "counted otherwise" in report["skipped"]["gru4rec, two stages"]
 
 
 def test_a_click_log_has_a_clock_and_so_recent_popularity(files: Path, tmp_path: Path) -> None:
