@@ -47,15 +47,17 @@ def judge(
     bundle will answer; None where there were too few.
 
     Against it speaks: a NaN in weights or quality; fewer than 30 targets; a list of another set of
-    targets; being no better than popularity over the window; where no model is live, being no better
-    than recent popularity or, beyond noise, worse than co-occurrence, which answer then; Recall@20 or MRR@20 further below the live model's than
-    `allowed_loss`; items of the live model that are gone and not among `retired_items` (those nobody
+    targets; being no better than popularity over the window; where no model is live, answers that are, beyond
+    noise, worse than co-occurrence's, which answers then, or, where there were too few clicks to tell, a model
+    no better than recent popularity; Recall@20 or MRR@20 further below the live model's than `allowed_loss`; items of the live model that are gone and not among `retired_items` (those nobody
     clicked in the whole training window); more than half of them gone at once.
     """
     against = [
         *_broken(candidate, (popularity, recent_popularity or popularity), live),
         *_lost_items(candidate, live, retired_items),
-        *_no_better_than_counting(candidate.quality, live, popularity, recent_popularity),
+        *_no_better_than_counting(
+            candidate.quality, live, popularity, recent_popularity if statistics is None else None
+        ),
         *_worse_than_statistics(live, statistics),
         *_worse_than_live(candidate.quality, live, tolerance),
     ]

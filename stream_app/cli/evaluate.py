@@ -15,6 +15,7 @@ from stream_app.settings import Settings
 from stream_app.tools.reports import write_report
 
 if TYPE_CHECKING:
+    from stream_app.evaluation.prequential import AnsweredAt
     from stream_app.evaluation.tune_statistics import PairChoice
     from stream_app.tools.evaluate import StatisticsTuning
 
@@ -86,6 +87,13 @@ TABLE_WIDTH: Final = 120
     help="Prequential: event time between versions of the statistics.",
 )
 @click.option(
+    "--answered-at",
+    type=click.Choice(["click", "next-click"]),
+    default="click",
+    show_default=True,
+    help="Prequential: make a list when its session clicks, as on the stream, or just before it is judged.",
+)
+@click.option(
     "--half-life-minutes",
     "half_lives_minutes",
     type=click.FloatRange(0, min_open=True),
@@ -118,6 +126,7 @@ def evaluate(
     from_ms: int | None,
     to_ms: int | None,
     version_seconds: float,
+    answered_at: "AnsweredAt",
     half_lives_minutes: tuple[float, ...],
     test_share: float,
     stream: bool,
@@ -179,6 +188,7 @@ def evaluate(
                     from_ms=from_ms,
                     to_ms=to_ms,
                     version_seconds=version_seconds,
+                    answered_at=answered_at,
                     half_lives_minutes=half_lives_minutes,
                     **common,
                 ),

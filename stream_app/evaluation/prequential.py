@@ -8,8 +8,8 @@ versions, as the aggregator publishes them, so an answer knows nothing younger t
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -43,6 +43,16 @@ AGES: Final = (
 )
 """Since the first click on an item: upper bound of each class."""
 NEVER: Final = "never clicked before"
+
+
+AnsweredAt = Literal["click", "next-click"]
+ModelAt = Callable[[int], Scorer | None]
+"""The model that is live at an event time (ms); the statistics answer where it cannot.  None: they always do."""
+
+
+def always(scorer: Scorer | None) -> ModelAt:
+    """One model, or none, for the whole stream."""
+    return lambda _: scorer
 
 
 class AgeQuality(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,16 +140,19 @@ class ClickStream:
 def prequential(
     stream: ClickStream,
     statistics: StreamStatistics,
-    scorer: Scorer | None,
+    model_at: ModelAt,
     rules: ServingRules,
     *,
     name: str,
     version_seconds: float = 10.0,
+    answered_at: AnsweredAt = "click",
 ) -> PrequentialRow:
     """Replay the stream; every click of the range from a session's second is judged by the last answer.
 
-    version_seconds: event time between versions of the statistics.  scorer: the model that answers, the
-    statistics where it cannot; None: the statistics always.  Ties count against the answer.
+    version_seconds: event time between versions of the statistics.  model_at: who answers, see `always`.
+    answered_at: `click`, a list is made when its session clicks, as on the stream; `next-click`, just before
+    the click that judges it, as the literature reports: what was counted meanwhile is known to it.  Ties
+    count against the answer.
     """
     began = time.perf_counter()
     # One item more than is judged, so that a tie across the cut is seen.
@@ -158,17 +171,26 @@ def prequential(
         view = statistics.learn(stream.records(past, encoded=False), version=next(versions))
     for window in _windows(stream.ms, first, length_ms):
         records = stream.records(window)
+        scorer = model_at(int(stream.ms[window[0]]))
         wanted = [record for record in records if answered[record.offset]]
         for start in range(0, len(wanted), BATCH_CLICKS):
             batch = wanted[start : start + BATCH_CLICKS]
-            answers = _answers(batch, sessions, scorer, view, rules)
+            asked = batch
+            if answered_at == "next-click":
+                before = stream.before[[record.offset for record in batch]]
+                asked = stream.records(before[before >= 0])
+            answers = _answers(asked, sessions, scorer, view, rules)
             for record in batch:
                 session = int(stream.session_numbers[record.offset])
-                if record.offset >= stream.begin and stream.before[record.offset] >= 0:
+                previous = int(stream.before[record.offset])
+                if answered_at == "next-click":
+                    latest[session] = answers.get(previous, ())
+                if record.offset >= stream.begin and previous >= 0:
                     ranks[record.offset] = rank_in_list(latest[session], record.item_id)
                     for item in latest[session][:CUT]:
                         listed[item.item_id] = listed.get(item.item_id, 0) + 1
-                latest[session] = answers.get(record.offset, ())
+                if answered_at == "click":
+                    latest[session] = answers.get(record.offset, ())
         view = statistics.learn(records, version=next(versions))
     assert (ranks[stream.targets] > 0).all(), "a target was not judged"
     return _row(stream, ranks[stream.targets], listed, name, time.perf_counter() - began)

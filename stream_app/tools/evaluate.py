@@ -17,7 +17,7 @@ from stream_app.core.ports import Scorer
 from stream_app.core.vocabulary import ItemVocabulary
 from stream_app.evaluation.judge import JudgedRanker, judge
 from stream_app.evaluation.next_clicks import NextClicks, all_next_clicks, read_pairs
-from stream_app.evaluation.prequential import ClickStream, prequential
+from stream_app.evaluation.prequential import AnsweredAt, ClickStream, always, prequential
 from stream_app.evaluation.sessions import (
     SessionTable,
     sessions_of_clicks,
@@ -167,6 +167,8 @@ class StreamEvaluation:
     """from_ms <= event time < to_ms is reported; what precedes it is past."""
     version_seconds: float = 10.0
     """Event time between versions of the statistics."""
+    answered_at: AnsweredAt = "click"
+    """See `prequential`."""
     half_lives_minutes: tuple[float, ...] = (7.5, 60.0)
     """Of recent popularity; a row each."""
     file_format: str | None = None
@@ -202,7 +204,13 @@ def evaluate_prequential(
     rows = []
     for name, make, scorer in line_up:
         row = prequential(
-            stream, make(), scorer, rules, name=name, version_seconds=plan.version_seconds
+            stream,
+            make(),
+            always(scorer),
+            rules,
+            name=name,
+            version_seconds=plan.version_seconds,
+            answered_at=plan.answered_at,
         )
         rows.append(row)
         say(f"{name}: R@20 {row.quality.recall_20:.4f}, MRR@20 {row.quality.mrr_20:.4f}")
@@ -215,6 +223,7 @@ def evaluate_prequential(
         "from_ms": int(stream.ms[stream.begin]),
         "to_ms": int(stream.ms[-1]),
         "version_seconds": plan.version_seconds,
+        "answered_at": plan.answered_at,
         "filter_seen": rules.filter_seen,
         "idle_gap_minutes": rules.limits.idle_gap_minutes,
         "targets": len(stream.targets),

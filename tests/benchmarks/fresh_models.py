@@ -6,17 +6,22 @@
 A full training on the two days before noon, then the day's clicks are archived interval by interval.  Each next
 click is ranked by the model that was live when its interval began, among all items it knew; one that it did not
 know is a miss.  The full training, never refreshed, is ranked on the same clicks.
+
+--two-stages: the whole product on the same clicks.  The full training learns a second stage, and the prequential
+protocol (`nextclick evaluate --protocol prequential`) replays the day through the worker's own code, each answer
+by the model that was live, over statistics 10 s old at most.
 """
 
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 import numpy as np
@@ -35,24 +40,46 @@ from models.checkpoint import Checkpoint
 from models.evaluate import next_click_ranks
 from stream_app.adapters.kafka_topics import ensure_topics
 from stream_app.adapters.local_kafka import LocalKafka
+from stream_app.adapters.onnx_scorer import OnnxScorer
 from stream_app.adapters.releases import ReleaseFollower
 from stream_app.adapters.retrain_instruments import RefreshInstruments, RetrainInstruments
 from stream_app.core.metrics import quality_of_ranks
 from stream_app.core.session import SessionLimits
+from stream_app.evaluation.prequential import (
+    AnsweredAt,
+    ClickStream,
+    ModelAt,
+    always,
+    prequential,
+)
 from stream_app.evaluation.sessions import (
     UNKNOWN,
     SessionTable,
     sessions_of_clicks,
     vocabulary_of_clicks,
 )
+from stream_app.evaluation.stream_statistics import CoOccurrence
 from stream_app.evaluation.targets import target_positions
 from stream_app.files.click_log import LOG_COLUMNS, ClickLogWriter
 from stream_app.files.registry import Registry
 from stream_app.services.live_model import LiveModel
-from stream_app.settings import KafkaSettings, RefreshSettings, RetrainSettings, Settings
+from stream_app.settings import (
+    KafkaSettings,
+    RefreshSettings,
+    RetrainSettings,
+    ServingSettings,
+    Settings,
+    StatisticsSettings,
+    serving_rules,
+    statistics_recipe,
+)
 
 HOUR_MS: Final = 3_600_000
 HISTORY_HOURS: Final = 48
+NEWS_STATISTICS: Final = StatisticsSettings(
+    pair_half_lives_minutes=(20.0, 360.0), pair_weights=(0.7, 0.3)
+)
+"""As `nextclick evaluate --tune` finds them for this log."""
 LIMITS: Final = SessionLimits(idle_gap_minutes=1e6, age_hours_max=1_000)
 """The recorded sessions are taken as they are."""
 
@@ -170,7 +197,9 @@ def settings_of(kafka: LocalKafka, directory: Path, changes: dict[str, Any]) -> 
         click_log=str(directory / "log"),
         data_dir=directory / "data",
         session=LIMITS,
-        retrain=RetrainSettings(second_stage=False, **changes),
+        retrain=RetrainSettings(**changes),
+        statistics=NEWS_STATISTICS,
+        serving=ServingSettings(filter_seen=True),
     )
 
 
@@ -183,6 +212,8 @@ def settings_of(kafka: LocalKafka, directory: Path, changes: dict[str, Any]) -> 
 @click.option("--architecture", type=click.Choice(["gru4rec", "cosine-gru"]), default="gru4rec")
 @click.option("--learning-rate-factors", type=float, multiple=True, default=(1.0, 0.4))
 @click.option("--last-clicks", is_flag=True, help="Judge the last click of each session only.")
+@click.option("--two-stages", is_flag=True, help="The whole product, prequential.")
+@click.option("--holdout-clicks", default=20_000, show_default=True, help="For the second stage.")
 @click.option("--epochs", default=2, show_default=True, help="Of the full training.")
 def main(
     file: Path,
@@ -193,6 +224,8 @@ def main(
     architecture: str,
     learning_rate_factors: tuple[float, ...],
     last_clicks: bool,
+    two_stages: bool,
+    holdout_clicks: int,
     epochs: int,
 ) -> None:
     """Refresh a model through a news day, and rank every next click by what was live."""
@@ -203,7 +236,12 @@ def main(
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextclick-")))
         kafka = stack.enter_context(LocalKafka(directory / "kafka"))
-        changes = {"architecture": architecture, "epochs": epochs}
+        changes = {
+            "architecture": architecture,
+            "epochs": epochs,
+            "second_stage": two_stages,
+            "holdout_clicks_max": holdout_clicks,
+        }
         settings = settings_of(kafka, directory, changes)
         refresh = RefreshSettings(learning_rate_factors=learning_rate_factors)
         settings = settings.model_copy(update={"refresh": refresh})
@@ -227,6 +265,7 @@ def main(
         base = live = checkpoint_of(registry.fetch(full.model_version))
         ranks: dict[str, list[NDArray[np.int64]]] = {"refreshed": [], "full training": []}
         costs: list[tuple[RunOutcome, float, float]] = []
+        live_from = [(noon_ms, OnnxScorer.load(registry.fetch(full.model_version)))]
         for from_ms in range(noon_ms, noon_ms + int(hours * HOUR_MS), interval_ms):
             until_ms = from_ms + interval_ms
             _, around = clicks.between(from_ms - HOUR_MS, until_ms)
@@ -242,11 +281,18 @@ def main(
                 assert outcome.model_version is not None
                 swapped = follower.when(outcome.model_version)
                 costs.append((outcome, ended - began, swapped - ended))
-                live = checkpoint_of(registry.fetch(outcome.model_version))
+                directory_of_live = registry.fetch(outcome.model_version)
+                live = checkpoint_of(directory_of_live)
+                if two_stages:
+                    live_from.append((until_ms, OnnxScorer.load(directory_of_live)))
             else:
                 click.echo(f"{outcome.result}: {outcome.reason}")
         for line in told(ranks, costs):
             click.echo(line)
+        if two_stages:
+            _, replayed = clicks.between(noon_ms - HISTORY_HOURS * HOUR_MS, until_ms)
+            for line in told_of_two_stages(replayed, settings, noon_ms, live_from):
+                click.echo(line)
 
 
 def told(
@@ -269,6 +315,42 @@ def told(
         f"{np.median([e.new_items for e in refreshed]):,.0f}, delta "
         f"{_spread(np.array([e.delta_bytes for e in refreshed]) / 1e6)} MB"
     )
+
+
+def told_of_two_stages(
+    clicks: pa.Table,
+    settings: Settings,
+    from_ms: int,
+    live_from: list[tuple[int, OnnxScorer]],
+) -> Iterator[str]:
+    rules = serving_rules(settings)
+    stream = ClickStream(clicks, rules, from_ms=from_ms)
+    moments = [ms for ms, _ in live_from]
+    models: dict[str, ModelAt] = {
+        "co-occurrence": always(None),
+        "two stages, never refreshed": always(live_from[0][1]),
+        "two stages, refreshed": lambda ms: live_from[bisect_right(moments, max(ms, from_ms)) - 1][
+            1
+        ],
+    }
+    for answered_at in get_args(AnsweredAt):
+        for name, model_at in models.items():
+            began = time.thread_time()
+            row = prequential(
+                stream,
+                CoOccurrence(statistics_recipe(settings)),
+                model_at,
+                rules,
+                name=name,
+                answered_at=answered_at,
+            )
+            q, us = row.quality, 1e6 * (time.thread_time() - began) / row.quality.targets
+            ages = ", ".join(f"{a.age} {a.recall_20:.3f}" for a in row.by_age)
+            yield (
+                f"{name}, answered at the {answered_at}: warm {q.warm_recall_20:.4f} / "
+                f"{q.warm_mrr_20:.4f}, all {q.recall_20:.4f} / {q.mrr_20:.4f} of {q.targets:,}; R@20 by age of "
+                f"the item: {ages}; {us:.0f} us a target"
+            )
 
 
 def _spread(values: NDArray[np.float64]) -> str:

@@ -210,6 +210,22 @@ def test_the_first_model_must_beat_what_answers_without_it() -> None:
     ).passed
 
 
+def test_of_the_first_model_its_answers_are_judged_where_they_are_known() -> None:
+    """With the statistics in its second stage it answers better than they do alone, whatever it does by itself."""
+    recent = quality(0.5)
+    for served, passes in ((0.6, True), (0.4, False)):
+        answers = (quality(0.5, targets=600), quality(served, targets=600))
+        verdict = judge(
+            contender(0.45),
+            None,
+            quality(0.1),
+            recent_popularity=recent,
+            statistics=answers,
+            tolerance=TOLERANCE,
+        )
+        assert verdict.passed is passes
+
+
 def test_a_better_model_replaces_a_live_one_though_both_are_below_recent_popularity() -> None:
     """Refusing it would keep the worse one live."""
     verdict = judge(

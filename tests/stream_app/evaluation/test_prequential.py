@@ -1,6 +1,7 @@
 """The prequential protocol against the same walk, click by click and naively."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,10 @@ from stream_app.core.statistics import CountedClick, LocalPopularity
 from stream_app.core.statistics_recipe import StatisticsRecipe
 from stream_app.evaluation import prequential as module
 from stream_app.evaluation.prequential import (
+    AnsweredAt,
     ClickStream,
     PrequentialRow,
+    always,
     prequential,
     rank_in_list,
 )
@@ -59,9 +62,18 @@ def stream(
     )
 
 
-def of_popularity(log: ClickStream, *, seconds: float = 10) -> PrequentialRow:
-    statistics = RecentPopularity(HALF_LIFE_MS)
-    return prequential(log, statistics, None, RULES, name="popularity", version_seconds=seconds)
+def of_popularity(
+    log: ClickStream, *, seconds: float = 10, answered_at: AnsweredAt = "click"
+) -> PrequentialRow:
+    return prequential(
+        log,
+        RecentPopularity(HALF_LIFE_MS),
+        always(None),
+        RULES,
+        name="popularity",
+        version_seconds=seconds,
+        answered_at=answered_at,
+    )
 
 
 rows = st.lists(
@@ -75,12 +87,19 @@ rows = st.lists(
 )
 
 
-@given(rows, st.integers(0, 400), st.integers(400, 1500), st.sampled_from((1, 10, 300)))
+@given(
+    rows,
+    st.integers(0, 400),
+    st.integers(400, 1500),
+    st.sampled_from((1, 10, 300)),
+    st.sampled_from(get_args(AnsweredAt)),
+)
 def test_it_is_the_walk_click_by_click(
-    clicks: list[Row], start: int, end: int, seconds: int
+    clicks: list[Row], start: int, end: int, seconds: int, answered_at: AnsweredAt
 ) -> None:
     """Sessions by the worker's fold; lists from all clicks of earlier windows of time, and none of this one."""
-    found = of_popularity(stream(clicks, start=start, end=end), seconds=seconds)
+    log = stream(clicks, start=start, end=end)
+    found = of_popularity(log, seconds=seconds, answered_at=answered_at)
     states: dict[str, SessionState] = {}
     answers: dict[str, list[ScoredItem]] = {}
     ranks = []
@@ -99,9 +118,11 @@ def test_it_is_the_walk_click_by_click(
         state = advance(states.get(session), click, offset=number, limits=RULES.limits)
         assert not isinstance(state, str)
         states[session] = state
+        newest = list(popularity.fold(before).top(21))
         if state.click_count > 1 and second >= start:
-            ranks.append(rank_in_list(answers[session], item))
-        answers[session] = list(popularity.fold(before).top(21))
+            judged = newest if answered_at == "next-click" else answers[session]
+            ranks.append(rank_in_list(judged, item))
+        answers[session] = newest
     hits = [rank for rank in ranks if rank <= 20]
     assert found.quality.targets == len(ranks)
     assert found.quality.recall_20 * len(ranks) == pytest.approx(len(hits))
@@ -163,12 +184,29 @@ def test_the_model_answers_as_it_does_one_click_at_a_time() -> None:
         def learn(self, clicks: Sequence[LoggedClick], *, version: int) -> StatisticsAtVersion:
             return FixedPopularity(["item-1"], version)
 
-    together = prequential(log, Fixed(), scorer, RULES, name="model", version_seconds=1000)
-    singly = prequential(log, Fixed(), scorer, RULES, name="model", version_seconds=0.5)
+    together = prequential(log, Fixed(), always(scorer), RULES, name="model", version_seconds=1000)
+    singly = prequential(log, Fixed(), always(scorer), RULES, name="model", version_seconds=0.5)
     for figure in ("targets", "recall_20", "mrr_20", "coverage_20"):
         assert getattr(together.quality, figure) == getattr(singly.quality, figure)
     assert 0 < together.quality.recall_20 < 1
     assert together.quality.coverage_20 > 0.5
+
+
+def test_a_model_answers_while_it_is_live() -> None:
+    """From its moment on, and sessions under way are taken over."""
+    clicks = [("s", "item-0", 0), ("s", "item-1", 10), ("s", "item-2", 20), ("s", "item-3", 30)]
+    scorers = [FakeScorer(f"v{n}", ["item-0", "item-1", "item-2", "item-3"]) for n in range(2)]
+    asked: list[int] = []
+
+    def model_at(ms: int) -> FakeScorer:
+        asked.append(ms - START_MS)
+        return scorers[ms >= START_MS + 15_000]
+
+    prequential(
+        stream(clicks), RecentPopularity(HALF_LIFE_MS), model_at, RULES, name="", version_seconds=5
+    )
+    assert asked == [0, 10_000, 20_000, 30_000]
+    assert [sum(scorer.rows_stepped) for scorer in scorers] == [2, 2 + 1 + 1]
 
 
 def test_ties_count_against_a_list() -> None:
@@ -200,7 +238,7 @@ def test_every_click_is_learned_once_in_order_and_versions_rise(
             return FixedPopularity(["i1"], version)
 
     log = stream(clicks, start=400)
-    prequential(log, Recording(), None, RULES, name="recording", version_seconds=20)
+    prequential(log, Recording(), always(None), RULES, name="recording", version_seconds=20)
     assert learned == list(range(100))
     assert versions == list(range(1, len(versions) + 1))
     assert int(np.flatnonzero(log.answered())[0]) > 3, "some of it was past"
@@ -214,6 +252,8 @@ def test_co_occurrence_finds_what_popularity_cannot() -> None:
         clicks += [(f"s{n}", f"first-{pair}", 20 * n), (f"s{n}", f"second-{pair}", 20 * n + 11)]
     log = stream(clicks, start=20 * 120)
     statistics = CoOccurrence(StatisticsRecipe())
-    found = prequential(log, statistics, None, RULES, name="co-occurrence", version_seconds=10)
+    found = prequential(
+        log, statistics, always(None), RULES, name="co-occurrence", version_seconds=10
+    )
     assert found.quality.mrr_20 > 0.99
     assert of_popularity(log).quality.mrr_20 < 0.2

@@ -8,7 +8,7 @@ from stream_app.core.errors import ClickFileError
 from stream_app.core.pipeline import ServingRules
 from stream_app.core.session import SessionLimits
 from stream_app.core.statistics_recipe import StatisticsRecipe
-from stream_app.evaluation.prequential import ClickStream, prequential
+from stream_app.evaluation.prequential import ClickStream, always, prequential
 from stream_app.evaluation.stream_statistics import CoOccurrence, RecentPopularity
 from stream_app.evaluation.tune_statistics import Tuned, tune_statistics
 
@@ -102,12 +102,12 @@ def test_the_present_settings_are_judged_as_in_the_prequential_walk(filter_seen:
     found = tune_statistics(log, rules, RECIPE, from_ms=from_ms, targets_max=100_000)
     stream = ClickStream(log, rules, from_ms=from_ms)
     assert found.targets == len(stream.targets) > 500
-    walk = prequential(stream, CoOccurrence(RECIPE), None, rules, name="")
+    walk = prequential(stream, CoOccurrence(RECIPE), always(None), rules, name="")
     assert found.present.recall_20 == pytest.approx(walk.quality.recall_20, abs=0.003)
     assert found.present.mrr_20 == pytest.approx(walk.quality.mrr_20, abs=0.003)
     for choice in (found.present_popularity, found.popularity[0], found.popularity[-1]):
         popularity = RecentPopularity(choice.half_life_minutes * MINUTE_MS)
-        walk = prequential(stream, popularity, None, rules, name="")
+        walk = prequential(stream, popularity, always(None), rules, name="")
         assert choice.recall_20 == pytest.approx(walk.quality.recall_20, abs=0.003)
         assert choice.mrr_20 == pytest.approx(walk.quality.mrr_20, abs=0.003)
 
@@ -124,7 +124,7 @@ def test_any_choice_is_what_a_recipe_of_its_own_answers() -> None:
             pair_weights=choice.weights,
             prior_clicks=choice.prior_clicks,
         )
-        walk = prequential(stream, CoOccurrence(recipe), None, rules, name="")
+        walk = prequential(stream, CoOccurrence(recipe), always(None), rules, name="")
         assert choice.recall_20 == pytest.approx(walk.quality.recall_20, abs=0.003)
         assert choice.mrr_20 == pytest.approx(walk.quality.mrr_20, abs=0.003)
 
