@@ -22,6 +22,7 @@ from export.artifact import (
     popularity_of,
     training_facts,
 )
+from export.as_refreshed import as_refreshed
 from export.cold_items import Described, choose_cold_items, place_items, read_descriptions
 from export.contenders import (
     CANDIDATE,
@@ -37,7 +38,7 @@ from export.parity import ParityReport, check_parity
 from export.plan import LiveModel, Plan, Say, find_live_model, plan_refit, plan_training
 from export.report import RunReport, markdown, plot
 from export.run import Run, RunOutcome, scratch_directory
-from export.second_stage import SecondStageOutcome, SecondStageReport, make_second_stage
+from export.second_stage import LiveFrom, SecondStageOutcome, SecondStageReport, make_second_stage
 from export.window import Division, Window, divide, in_vocabulary_of, read_newest
 from models.checkpoint import Checkpoint, all_finite
 from models.config import Item2VecConfig
@@ -140,7 +141,7 @@ def _run(run: Run, *, from_scratch: bool) -> RunOutcome:
             half_life_ms=run.settings.statistics.half_life_minutes * MINUTE_MS,
         )
         quality = rank_contenders(trial, candidate, live.scorer if live else None)
-    second = _second_stage(run, window, candidate, content, division, past)
+    second = _second_stage(run, window, candidate, content, checkpoint, division, past)
     verdict = _judge(
         quality, training.checkpoint, candidate, live, plan, second, settings.gate_tolerance
     )
@@ -177,6 +178,7 @@ def _second_stage(
     window: Window,
     candidate: OnnxScorer,
     content: BundleContent,
+    checkpoint: Checkpoint,
     division: Division,
     past: SessionTable,
 ) -> SecondStageOutcome | None:
@@ -184,11 +186,11 @@ def _second_stage(
     settings = run.settings
     if not settings.retrain.second_stage:
         return None
+    first = LiveFrom(division.cut_ms, candidate, content.item2vec)
     with run.step("second_stage"):
         found = make_second_stage(
             window,
-            candidate,
-            content.item2vec,
+            as_refreshed(first, checkpoint, window, settings, run.scratch / "refreshed"),
             past_sessions(past, settings.retrain.session_clicks_max),
             statistics_recipe(settings),
             serving_rules(settings),

@@ -6,9 +6,9 @@ clicks are ones that the first stage has not learned, or it would be trusted too
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -81,6 +81,15 @@ class Lists:
     """Co-occurrence's."""
 
 
+class LiveFrom(NamedTuple):
+    """A model, and the event time (ms) from which on it answers."""
+
+    ms: int
+    scorer: Scorer
+    item2vec: NDArray[np.float32]
+    """[n_items of the scorer, dim]."""
+
+
 class GatheringScorer:
     """A model with a second stage that is still to be learned: it gathers candidates, in the model's order."""
 
@@ -136,8 +145,7 @@ class SecondStageOutcome:
 
 def make_second_stage(
     window: Window,
-    scorer: Scorer,
-    item2vec: NDArray[np.float32],
+    models: Iterable[LiveFrom],
     past: PastSessions,
     recipe: StatisticsRecipe,
     rules: ServingRules,
@@ -146,7 +154,7 @@ def make_second_stage(
     version_seconds: float,
     threads: int = 1,
 ) -> SecondStageOutcome | None:
-    """Learn a ranker from the clicks since `from_ms`, which neither the scorer nor `past` may know.
+    """Learn a ranker from the clicks since `from_ms`, which neither the models before them nor `past` may know.
 
     None where they are too few.
     """
@@ -155,8 +163,7 @@ def make_second_stage(
     )
     lists = gather_lists(
         window,
-        scorer,
-        item2vec,
+        models,
         past,
         stage,
         recipe,
@@ -173,8 +180,7 @@ def make_second_stage(
 
 def gather_lists(
     window: Window,
-    scorer: Scorer,
-    item2vec: NDArray[np.float32],
+    models: Iterable[LiveFrom],
     past: PastSessions,
     stage: SecondStage,
     recipe: StatisticsRecipe,
@@ -187,9 +193,12 @@ def gather_lists(
     """Replay the window from `from_ms` on: candidates of every next click of the sessions that start then; of the
     newest of them where those are more than about `lists_max`.
 
-    item2vec: float32 [n_items of the scorer, dim].  past: sessions of the scorer's items.  The statistics know the clicks before, too.
+    models: by time, the first from the beginning; asked for when the replay comes to them.  past: sessions of
+    items that all of them have under the same numbers.  The statistics know the clicks before, too.
     """
-    gathering = GatheringScorer(scorer, stage, item2vec, past)
+    coming = iter(models)
+    live, following = next(coming), next(coming, None)
+    gathering = GatheringScorer(live.scorer, stage, live.item2vec, past)
     from_ms = _start_of_newest(window.sessions, from_ms, lists_max)
     log = SessionLog(window.sessions, window.vocabulary)
     begin = int(np.searchsorted(log.ms, from_ms))
@@ -205,6 +214,9 @@ def gather_lists(
     ranks: list[int] = []
     counted: list[int] = []
     for first, last in _versions(log.ms, begin, version_seconds * 1000):
+        while following is not None and following.ms <= log.ms[first]:
+            live, following = following, next(coming, None)
+            gathering = GatheringScorer(live.scorer, stage, live.item2vec, past)
         for start in range(first, last, BATCH_CLICKS):
             records = [
                 record

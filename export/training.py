@@ -19,7 +19,7 @@ from export.artifact import (
     training_facts,
 )
 from export.parity import check_parity
-from export.second_stage import SecondStageOutcome, make_second_stage
+from export.second_stage import LiveFrom, SecondStageOutcome, make_second_stage
 from export.window import Window, in_vocabulary_of
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import Item2VecConfig
@@ -141,8 +141,7 @@ def _second_stage(
         write_bundle(directory, content)
         second = make_second_stage(
             Window(data.vocabulary, sessions, int(sessions.click_ms.max())),
-            OnnxScorer.load(directory),
-            content.item2vec,
+            [LiveFrom(cut_ms, OnnxScorer.load(directory), content.item2vec)],
             past_sessions(past, SESSION_CLICKS_MAX),
             StatisticsRecipe(),
             ServingRules(limits=options.limits),

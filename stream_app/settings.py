@@ -266,6 +266,9 @@ class RetrainSettings(Group):
     held-out clicks if that is more, to noise and still pass."""
     second_stage: bool = True
     """Learn a ranker over the candidates of model and statistics, too; it goes along where it is better."""
+    second_stage_refresh_minutes: float = Field(default=5.0, ge=0)
+    """The ranker learns over a model that is refreshed so often through the held-out clicks (at most 16 times), as
+    `nextclick refresh --every 5m` will keep it; 0: over one that stays as it was trained."""
     approximate_scoring: bool = False
     """Score a catalogue of 300,000 items or more by clusters: several times faster, a few items of a list in a
     hundred missing.  The share is measured at each export and stands in the manifest (`scoring`)."""

@@ -121,7 +121,7 @@ def random_past(n_items: int, seed: int = 0) -> PastSessions:
     return PastSessions(items, starts)
 
 
-def random_ranker(seed: int = 0, units: int = 8) -> RankerWeights:
+def random_ranker(seed: int = 0, units: int = 64) -> RankerWeights:
     """Never trained: it orders candidates by everything that is told of them, in no sensible way."""
     rng = np.random.default_rng(seed)
     n = len(feature_names(StatisticsRecipe()))

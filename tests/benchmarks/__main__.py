@@ -13,6 +13,7 @@ import click
 from stream_app.logging_setup import set_up_logging
 from tests.benchmarks import (
     backlog,
+    everything,
     gateway,
     latency,
     limits,
@@ -51,6 +52,7 @@ PARTS: Final[dict[str, Part]] = {
     "restore": restore_figures,
     "scoring": scoring_figures,
     "two-stages": two_stages.figures,
+    "everything": everything.figures,
 }
 SIZING: Final = "sizing"
 MORE: Final[dict[str, Part]] = {"statistics": stream_statistics.figures}

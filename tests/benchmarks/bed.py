@@ -29,6 +29,7 @@ UNITS, TOP_K = 100, 20
 PARTITIONS: Final = 4
 SESSIONS_AT_ONCE: Final = 5_000
 CLICKS_PER_SESSION: Final = 5
+WARM_UP_CLICKS: Final = 2_000
 START_MS: Final = 1_700_000_000_000
 SESSION_TIMEOUT_SECONDS: Final = 40.0
 """A worker that we hold back while its backlog is produced keeps its partitions."""
@@ -47,7 +48,7 @@ class Bed:
         self.directory, self.short = directory, short
         self.given_broker = os.environ.get("TEST_KAFKA", "")
         self._broker: LocalKafka | None = None
-        self._bundles: dict[tuple[int, int], Path] = {}
+        self._bundles: dict[tuple[int, int, bool], Path] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -90,31 +91,39 @@ class Bed:
         """So many; 250 where it is only a look."""
         return 250 if self.short else n
 
-    def bundle(self, n_items: int, units: int = UNITS) -> Path:
-        """A model with item vectors as crowded as trained ones, scored as a trained one would be."""
-        if (n_items, units) not in self._bundles:
-            self._bundles[n_items, units] = make_bundle(
-                self.directory / f"made-{n_items}-{units}",
+    def bundle(self, n_items: int, units: int = UNITS, *, ranked: bool = False) -> Path:
+        """A model with item vectors as crowded as trained ones, scored as a trained one would be.
+
+        ranked: with a second stage.
+        """
+        kind = n_items, units, ranked
+        if kind not in self._bundles:
+            self._bundles[kind] = make_bundle(
+                self.directory / "-".join(map(str, ("made", *kind))),
                 ids=item_ids(n_items),
                 weights=clustered_weights(n_items, units=units),
+                ranked=ranked,
             )
-        return self._bundles[n_items, units]
+        return self._bundles[kind]
 
     def new_directory(self, name: str) -> Path:
         path = self.directory / f"{name}-{uuid.uuid4().hex[:6]}"
         path.mkdir()
         return path
 
-    def stream(self, n_items: int, bundle: Path | None = None) -> "Stream":
+    def stream(
+        self, n_items: int, bundle: Path | None = None, *, warm_up_clicks: int = WARM_UP_CLICKS
+    ) -> "Stream":
         """Fresh topics with clicks on `n_items` items; the bundle, if given, is live."""
-        return Stream(self, n_items, bundle)
+        return Stream(self, n_items, bundle, self.clicks(warm_up_clicks))
 
 
 class Stream:
     """One set of topics, deleted at the end of the block."""
 
-    def __init__(self, bed: Bed, n_items: int, bundle: Path | None) -> None:
+    def __init__(self, bed: Bed, n_items: int, bundle: Path | None, warm_up_clicks: int) -> None:
         self.bed, self.n_items = bed, n_items
+        self._warm_up_clicks = warm_up_clicks
         prefix = f"bench-{uuid.uuid4().hex[:8]}"
         names = ("clicks", "recommendations", "dead_letters", "releases", "sessions", "statistics")
         self.directory = bed.new_directory("stream")
@@ -195,8 +204,8 @@ class Stream:
 
     @contextmanager
     def worker(self) -> Iterator["Worker"]:
-        """A worker, warm: it has answered 2,000 clicks, and read one version of the statistics."""
-        warm_up = self.next_clicks(self.bed.clicks(2_000))
+        """A worker, warm: it has answered some clicks, and read one version of the statistics of them."""
+        warm_up = self.next_clicks(self._warm_up_clicks)
         since = self.answer_ends()
         self.produce(warm_up)
         self.publish_statistics()
@@ -209,7 +218,7 @@ class Stream:
     @contextmanager
     def program(self, module: str, *arguments: str) -> Iterator["Worker"]:
         """Another program in a worker's place, warm as well."""
-        warm_up = self.next_clicks(self.bed.clicks(2_000))
+        warm_up = self.next_clicks(self._warm_up_clicks)
         since = self.answer_ends()
         self.produce(warm_up)
         with Worker(self, module, *arguments) as worker:

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training environment")
 
 from export.artifact import bundle_content, popularity_of
-from export.second_stage import gather_lists, learn_second_stage, make_second_stage
+from export.second_stage import LiveFrom, gather_lists, learn_second_stage, make_second_stage
 from export.window import Window
 from models.config import GRU4RecConfig
 from models.train import train
@@ -93,8 +93,7 @@ def test_each_next_click_is_a_list_as_it_was_before_the_click(
     from_ms = moment(2_800)
     lists = gather_lists(
         log,
-        scorer,
-        ITEM2VEC,
+        [LiveFrom(0, scorer, ITEM2VEC)],
         PAST,
         STAGE,
         RECIPE,
@@ -123,8 +122,7 @@ def test_it_learns_to_trust_the_statistics_where_the_model_is_old(
     """The model walks the wrong way round; what followed a minute ago does not."""
     lists = gather_lists(
         log,
-        scorer,
-        ITEM2VEC,
+        [LiveFrom(0, scorer, ITEM2VEC)],
         PAST,
         STAGE,
         RECIPE,
@@ -162,8 +160,7 @@ def test_past_sessions_find_what_the_model_does_not_list(log: Window, scorer: On
         )
         lists = gather_lists(
             log,
-            scorer,
-            ITEM2VEC,
+            [LiveFrom(0, scorer, ITEM2VEC)],
             past_sessions(after),
             stage,
             RECIPE,
@@ -182,8 +179,7 @@ def test_of_too_many_lists_the_newest_are_taken(log: Window, scorer: OnnxScorer)
     from_ms = moment(2_000)
     lists = gather_lists(
         log,
-        scorer,
-        ITEM2VEC,
+        [LiveFrom(0, scorer, ITEM2VEC)],
         PAST,
         STAGE,
         RECIPE,
@@ -195,8 +191,7 @@ def test_of_too_many_lists_the_newest_are_taken(log: Window, scorer: OnnxScorer)
     assert 450 < len(lists.wanted) <= 500
     everything = gather_lists(
         log,
-        scorer,
-        ITEM2VEC,
+        [LiveFrom(0, scorer, ITEM2VEC)],
         PAST,
         STAGE,
         RECIPE,
@@ -212,8 +207,7 @@ def test_too_few_clicks_teach_nothing(log: Window, scorer: OnnxScorer) -> None:
     assert (
         make_second_stage(
             log,
-            scorer,
-            ITEM2VEC,
+            [LiveFrom(0, scorer, ITEM2VEC)],
             PAST,
             RECIPE,
             ServingRules(),
